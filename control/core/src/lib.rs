@@ -1,1 +1,12 @@
-//! See the package description.
+//! The protocol of Weft as pure state machines: no sockets, no clock, no threads, no randomness of its own.
+//!
+//! See [`io`] for how a [`node::Node`] is driven.
+
+pub mod identity;
+pub mod io;
+pub mod link;
+pub mod lsp;
+pub mod node;
+pub mod session;
+pub mod topology;
+pub mod wire;

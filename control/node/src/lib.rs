@@ -1,1 +1,3 @@
-//! See the package description.
+//! Everything of a node that knows Linux: sockets, netlink, eBPF, TUN, files and timers around `weft-core`.
+
+pub mod dataplane;

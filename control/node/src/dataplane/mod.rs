@@ -1,0 +1,1 @@
+//! The forwarding plane: eBPF maps and programs, or the same tables in user space.
