@@ -450,7 +450,7 @@ mod tests {
             let secret = NetworkSecret::from_bytes(bytes);
             let text = secret.to_text();
             let text = if lower { text.to_lowercase() } else { text.to_string() };
-            prop_assert_eq!(text.parse::<NetworkSecret>().unwrap().as_bytes(), &bytes);
+            prop_assert_eq!(*text.parse::<NetworkSecret>().unwrap().as_bytes(), bytes);
         }
 
         #[test]
