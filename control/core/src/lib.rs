@@ -8,5 +8,7 @@ pub mod link;
 pub mod lsp;
 pub mod node;
 pub mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod topology;
 pub mod wire;
