@@ -10,5 +10,7 @@ mod message;
 pub mod node;
 mod noise;
 pub mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod topology;
 pub mod wire;
