@@ -87,7 +87,10 @@ impl Refusal {
         Self::ALL
             .into_iter()
             .find(|refusal| *refusal as u8 == value)
-            .ok_or(WireError::Value { field: "refusal", value: value.into() })
+            .ok_or(WireError::Value {
+                field: "refusal",
+                value: value.into(),
+            })
     }
 
     /// In words.
@@ -109,9 +112,16 @@ impl Refusal {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SetupResult {
     /// The label the answering neighbour allocated, the smallest UDP payload that fits downstream, the egress's reply.
-    Up { label: Label, payload_mtu: u16, reply: Vec<u8> },
+    Up {
+        label: Label,
+        payload_mtu: u16,
+        reply: Vec<u8>,
+    },
     /// Who refused says so under its hop key where it has one.
-    Refused { why: Refusal, notice: Option<[u8; NOTICE_LEN]> },
+    Refused {
+        why: Refusal,
+        notice: Option<[u8; NOTICE_LEN]>,
+    },
 }
 
 /// What travels hop by hop to a node that is no neighbour in the direction wanted.
@@ -142,17 +152,38 @@ pub(crate) enum Message {
     Handshake(Vec<u8>),
     /// Of the topology module.
     Topology(Vec<u8>),
-    Routed { to: NodeId, hops: u8, body: RoutedBody },
-    LspSetup { id: LspId, onion: Vec<u8> },
-    LspAnswer { id: LspId, result: SetupResult },
-    LspRefresh { ids: Vec<LspId> },
+    Routed {
+        to: NodeId,
+        hops: u8,
+        body: RoutedBody,
+    },
+    LspSetup {
+        id: LspId,
+        onion: Vec<u8>,
+    },
+    LspAnswer {
+        id: LspId,
+        result: SetupResult,
+    },
+    LspRefresh {
+        ids: Vec<LspId>,
+    },
     /// The receiver's LSPs that the sender does not know.
-    LspUnknown { ids: Vec<LspId> },
-    LspTeardown { id: LspId },
+    LspUnknown {
+        ids: Vec<LspId>,
+    },
+    LspTeardown {
+        id: LspId,
+    },
     /// Towards the source.
-    LspNotice { id: LspId, sealed: [u8; NOTICE_LEN] },
+    LspNotice {
+        id: LspId,
+        sealed: [u8; NOTICE_LEN],
+    },
     /// The sender has no entry for a label the receiver used.
-    LabelUnknown { label: Label },
+    LabelUnknown {
+        label: Label,
+    },
 }
 
 impl Message {
@@ -177,10 +208,19 @@ impl Message {
         let mut w = Writer::with_capacity(128);
         match self {
             Self::Hello(hello) => {
-                w.u8(1).u32(hello.sequence).u64(hello.sent_at).u16(hello.mtu).bool(hello.urgent);
+                w.u8(1)
+                    .u32(hello.sequence)
+                    .u64(hello.sent_at)
+                    .u16(hello.mtu)
+                    .bool(hello.urgent);
                 w.bool(hello.report.is_some());
                 if let Some(Report { heard, measured: m }) = hello.report {
-                    w.u32(heard).u32(m.cost).u32(m.loss_ppm).u32(m.delay_us).u32(m.jitter_us).u32(m.capacity_kbps);
+                    w.u32(heard)
+                        .u32(m.cost)
+                        .u32(m.loss_ppm)
+                        .u32(m.delay_us)
+                        .u32(m.jitter_us)
+                        .u32(m.capacity_kbps);
                 }
             }
             Self::Goodbye => {
@@ -205,11 +245,16 @@ impl Message {
             Self::LspAnswer { id, result } => {
                 w.u8(7).u64(id.0);
                 match result {
-                    SetupResult::Up { label, payload_mtu, reply } => {
+                    SetupResult::Up {
+                        label,
+                        payload_mtu,
+                        reply,
+                    } => {
                         w.u8(0).u32(label.0).u16(*payload_mtu).bytes(reply);
                     }
                     SetupResult::Refused { why, notice } => {
-                        w.u8(*why as u8).bytes(notice.as_ref().map_or(&[][..], |n| &n[..]));
+                        w.u8(*why as u8)
+                            .bytes(notice.as_ref().map_or(&[][..], |n| &n[..]));
                     }
                 }
             }
@@ -265,9 +310,17 @@ impl Message {
             5 => {
                 let (to, hops) = (r.node_id()?, r.u8()?);
                 let body = match r.u8()? {
-                    1 => RoutedBody::Frame { slot: Slot(r.u16()?), body: r.rest().to_vec() },
+                    1 => RoutedBody::Frame {
+                        slot: Slot(r.u16()?),
+                        body: r.rest().to_vec(),
+                    },
                     2 => RoutedBody::Handshake(r.rest().to_vec()),
-                    value => return Err(WireError::Value { field: "routed message", value: value.into() }),
+                    value => {
+                        return Err(WireError::Value {
+                            field: "routed message",
+                            value: value.into(),
+                        });
+                    }
                 };
                 Self::Routed { to, hops, body }
             }
@@ -275,9 +328,16 @@ impl Message {
                 let id = LspId(r.u64()?);
                 let left = r.left();
                 if left > MAX_ONION {
-                    return Err(WireError::TooLong { field: "onion", value: left, max: MAX_ONION });
+                    return Err(WireError::TooLong {
+                        field: "onion",
+                        value: left,
+                        max: MAX_ONION,
+                    });
                 }
-                Self::LspSetup { id, onion: r.rest().to_vec() }
+                Self::LspSetup {
+                    id,
+                    onion: r.rest().to_vec(),
+                }
             }
             7 => {
                 let id = LspId(r.u64()?);
@@ -286,23 +346,51 @@ impl Message {
                         let (label, payload_mtu) = (label(r.u32()?)?, r.u16()?);
                         let left = r.left();
                         if left > MAX_REPLY {
-                            return Err(WireError::TooLong { field: "reply", value: left, max: MAX_REPLY });
+                            return Err(WireError::TooLong {
+                                field: "reply",
+                                value: left,
+                                max: MAX_REPLY,
+                            });
                         }
-                        SetupResult::Up { label, payload_mtu, reply: r.rest().to_vec() }
+                        SetupResult::Up {
+                            label,
+                            payload_mtu,
+                            reply: r.rest().to_vec(),
+                        }
                     }
                     why => SetupResult::Refused {
                         why: Refusal::decode(why)?,
-                        notice: if r.left() == 0 { None } else { Some(r.array()?) },
+                        notice: if r.left() == 0 {
+                            None
+                        } else {
+                            Some(r.array()?)
+                        },
                     },
                 };
                 Self::LspAnswer { id, result }
             }
-            8 => Self::LspRefresh { ids: r.list("LSPs", MAX_IDS, |r| r.u64().map(LspId))? },
-            9 => Self::LspUnknown { ids: r.list("LSPs", MAX_IDS, |r| r.u64().map(LspId))? },
-            10 => Self::LspTeardown { id: LspId(r.u64()?) },
-            11 => Self::LspNotice { id: LspId(r.u64()?), sealed: r.array()? },
-            12 => Self::LabelUnknown { label: label(r.u32()?)? },
-            value => return Err(WireError::Value { field: "message type", value: value.into() }),
+            8 => Self::LspRefresh {
+                ids: r.list("LSPs", MAX_IDS, |r| r.u64().map(LspId))?,
+            },
+            9 => Self::LspUnknown {
+                ids: r.list("LSPs", MAX_IDS, |r| r.u64().map(LspId))?,
+            },
+            10 => Self::LspTeardown {
+                id: LspId(r.u64()?),
+            },
+            11 => Self::LspNotice {
+                id: LspId(r.u64()?),
+                sealed: r.array()?,
+            },
+            12 => Self::LabelUnknown {
+                label: label(r.u32()?)?,
+            },
+            value => {
+                return Err(WireError::Value {
+                    field: "message type",
+                    value: value.into(),
+                });
+            }
         };
         r.finish()?;
         Ok(message)
@@ -313,10 +401,12 @@ fn label(value: u32) -> Result<Label, WireError> {
     if (16..1 << 20).contains(&value) {
         Ok(Label(value))
     } else {
-        Err(WireError::Value { field: "label", value: value.into() })
+        Err(WireError::Value {
+            field: "label",
+            value: value.into(),
+        })
     }
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -327,7 +417,13 @@ mod tests {
     fn samples() -> Vec<Message> {
         let measured = Measured::UNKNOWN;
         vec![
-            Message::Hello(Hello { sequence: 1, sent_at: 2, mtu: 1500, urgent: true, report: None }),
+            Message::Hello(Hello {
+                sequence: 1,
+                sent_at: 2,
+                mtu: 1500,
+                urgent: true,
+                report: None,
+            }),
             Message::Hello(Hello {
                 sequence: 1,
                 sent_at: 2,
@@ -341,23 +437,53 @@ mod tests {
             Message::Routed {
                 to: NodeId([1; 32]),
                 hops: 7,
-                body: RoutedBody::Frame { slot: Slot(3), body: vec![1; 50] },
+                body: RoutedBody::Frame {
+                    slot: Slot(3),
+                    body: vec![1; 50],
+                },
             },
-            Message::Routed { to: NodeId([1; 32]), hops: 7, body: RoutedBody::Handshake(vec![1; 50]) },
-            Message::LspSetup { id: LspId(5), onion: vec![1; 900] },
+            Message::Routed {
+                to: NodeId([1; 32]),
+                hops: 7,
+                body: RoutedBody::Handshake(vec![1; 50]),
+            },
+            Message::LspSetup {
+                id: LspId(5),
+                onion: vec![1; 900],
+            },
             Message::LspAnswer {
                 id: LspId(5),
-                result: SetupResult::Up { label: Label(77), payload_mtu: 1472, reply: vec![3; 100] },
+                result: SetupResult::Up {
+                    label: Label(77),
+                    payload_mtu: 1472,
+                    reply: vec![3; 100],
+                },
             },
-            Message::LspAnswer { id: LspId(5), result: SetupResult::Refused { why: Refusal::Full, notice: None } },
             Message::LspAnswer {
                 id: LspId(5),
-                result: SetupResult::Refused { why: Refusal::NoLink, notice: Some([1; NOTICE_LEN]) },
+                result: SetupResult::Refused {
+                    why: Refusal::Full,
+                    notice: None,
+                },
             },
-            Message::LspRefresh { ids: vec![LspId(1), LspId(2)] },
-            Message::LspUnknown { ids: vec![LspId(1)] },
+            Message::LspAnswer {
+                id: LspId(5),
+                result: SetupResult::Refused {
+                    why: Refusal::NoLink,
+                    notice: Some([1; NOTICE_LEN]),
+                },
+            },
+            Message::LspRefresh {
+                ids: vec![LspId(1), LspId(2)],
+            },
+            Message::LspUnknown {
+                ids: vec![LspId(1)],
+            },
             Message::LspTeardown { id: LspId(4) },
-            Message::LspNotice { id: LspId(4), sealed: [7; NOTICE_LEN] },
+            Message::LspNotice {
+                id: LspId(4),
+                sealed: [7; NOTICE_LEN],
+            },
             Message::LabelUnknown { label: Label(16) },
         ]
     }

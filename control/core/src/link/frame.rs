@@ -37,12 +37,22 @@ pub(crate) struct FrameKeys {
 
 impl FrameKeys {
     pub(crate) fn new(keys: LinkKeys, generation: u32) -> Self {
-        Self { keys, generation, number: 0, received: ReplayWindow::default() }
+        Self {
+            keys,
+            generation,
+            number: 0,
+            received: ReplayWindow::default(),
+        }
     }
 
     /// With the receiving side's memory, from a snapshot.
     pub(crate) fn resumed(keys: LinkKeys, generation: u32, highest_received: Option<u64>) -> Self {
-        Self { keys, generation, number: 0, received: ReplayWindow::beyond(highest_received) }
+        Self {
+            keys,
+            generation,
+            number: 0,
+            received: ReplayWindow::beyond(highest_received),
+        }
     }
 
     pub(crate) fn highest_received(&self) -> Option<u64> {
@@ -67,7 +77,9 @@ impl FrameKeys {
         }
         let [high, low] = next_id.to_be_bytes();
         let parts = message.chunks(PART).enumerate();
-        parts.filter_map(|(i, part)| self.seal_one(&[&[1, high, low, i as u8, count as u8], part])).collect()
+        parts
+            .filter_map(|(i, part)| self.seal_one(&[&[1, high, low, i as u8, count as u8], part]))
+            .collect()
     }
 
     fn seal_one(&mut self, parts: &[&[u8]]) -> Option<Vec<u8>> {
@@ -89,7 +101,8 @@ impl FrameKeys {
         if !self.received.is_new(counter) {
             return Err("control_replayed");
         }
-        let plain = noise::open(&self.keys.rx_control, counter, &[], reader.rest()).ok_or("control_not_authentic")?;
+        let plain = noise::open(&self.keys.rx_control, counter, &[], reader.rest())
+            .ok_or("control_not_authentic")?;
         self.received.mark(counter);
         Ok(plain)
     }
@@ -105,7 +118,10 @@ pub(crate) struct ReplayWindow {
 impl ReplayWindow {
     /// Everything up to `highest` counts as received.
     fn beyond(highest: Option<u64>) -> Self {
-        Self { highest, bits: u128::MAX }
+        Self {
+            highest,
+            bits: u128::MAX,
+        }
     }
 
     pub(crate) fn is_new(&self, counter: u64) -> bool {
@@ -128,7 +144,11 @@ impl ReplayWindow {
             }
             Some(highest) => {
                 let shift = counter - highest;
-                self.bits = if shift < 128 { self.bits << shift | 1 } else { 1 };
+                self.bits = if shift < 128 {
+                    self.bits << shift | 1
+                } else {
+                    1
+                };
                 self.highest = Some(counter);
             }
             None => {
@@ -154,7 +174,11 @@ struct Partial {
 
 impl Reassembly {
     /// Takes a frame's plaintext and returns the message it completes.
-    pub(crate) fn take(&mut self, now: Micros, mut plain: Vec<u8>) -> Result<Option<Vec<u8>>, &'static str> {
+    pub(crate) fn take(
+        &mut self,
+        now: Micros,
+        mut plain: Vec<u8>,
+    ) -> Result<Option<Vec<u8>>, &'static str> {
         let mut reader = Reader::new(&plain);
         match reader.u8() {
             Ok(0) => {
@@ -162,18 +186,24 @@ impl Reassembly {
                 Ok(Some(plain))
             }
             Ok(1) => {
-                let (Ok(id), Ok(index), Ok(count)) = (reader.u16(), reader.u8(), reader.u8()) else {
+                let (Ok(id), Ok(index), Ok(count)) = (reader.u16(), reader.u8(), reader.u8())
+                else {
                     return Err("fragment_malformed");
                 };
                 let (index, count) = (usize::from(index), usize::from(count));
                 if index >= count || count > MAX_PARTS || reader.left() > PART {
                     return Err("fragment_malformed");
                 }
-                self.partial.retain(|_, p| now.since(p.since) < PARTIAL_LIFE);
+                self.partial
+                    .retain(|_, p| now.since(p.since) < PARTIAL_LIFE);
                 if self.partial.len() >= PARTIAL && !self.partial.contains_key(&id) {
                     return Err("fragments_full");
                 }
-                let fresh = || Partial { since: now, parts: vec![None; count], missing: count };
+                let fresh = || Partial {
+                    since: now,
+                    parts: vec![None; count],
+                    missing: count,
+                };
                 let partial = self.partial.entry(id).or_insert_with(fresh);
                 if partial.parts.len() != count {
                     *partial = fresh();
@@ -185,7 +215,10 @@ impl Reassembly {
                 if partial.missing > 0 {
                     return Ok(None);
                 }
-                let done = self.partial.remove(&id).map(|p| p.parts.into_iter().flatten().flatten().collect());
+                let done = self
+                    .partial
+                    .remove(&id)
+                    .map(|p| p.parts.into_iter().flatten().flatten().collect());
                 Ok(done)
             }
             _ => Err("frame_malformed"),
@@ -200,8 +233,16 @@ mod tests {
     use super::*;
 
     fn pair() -> (FrameKeys, FrameKeys) {
-        let keys = |tx, rx| LinkKeys { tx_tag: [0; 16], rx_tag: [0; 16], tx_control: tx, rx_control: rx };
-        (FrameKeys::new(keys([1; 32], [2; 32]), 0), FrameKeys::new(keys([2; 32], [1; 32]), 0))
+        let keys = |tx, rx| LinkKeys {
+            tx_tag: [0; 16],
+            rx_tag: [0; 16],
+            tx_control: tx,
+            rx_control: rx,
+        };
+        (
+            FrameKeys::new(keys([1; 32], [2; 32]), 0),
+            FrameKeys::new(keys([2; 32], [1; 32]), 0),
+        )
     }
 
     #[test]
@@ -224,9 +265,13 @@ mod tests {
         let old: Vec<_> = (0..5).map(|_| a.seal(b"x", &mut 0).remove(0)).collect();
         old.iter().for_each(|frame| drop(b.open(frame).unwrap()));
         let mut b = FrameKeys::resumed(b.keys.clone(), b.generation + 1, b.highest_received());
-        old.iter().for_each(|frame| assert_eq!(b.open(frame), Err("control_replayed")));
+        old.iter()
+            .for_each(|frame| assert_eq!(b.open(frame), Err("control_replayed")));
         let mut a = FrameKeys::resumed(a.keys.clone(), a.generation + 1, None);
-        assert!(old.iter().all(|frame| frame[..12] != a.seal(b"x", &mut 0)[0][..12]));
+        assert!(
+            old.iter()
+                .all(|frame| frame[..12] != a.seal(b"x", &mut 0)[0][..12])
+        );
         assert!(b.open(&a.seal(b"y", &mut 0)[0]).is_ok());
     }
 

@@ -31,11 +31,14 @@ impl Meter {
     /// The window counters of the slot in use: sum over lanes of the highest sequence number, packets received.
     /// Returns how many arrived since last time.
     pub(crate) fn counters(&mut self, highest: u64, received: u64) -> u64 {
-        let Some((before_highest, before_received)) = self.counters.replace((highest, received)) else {
+        let Some((before_highest, before_received)) = self.counters.replace((highest, received))
+        else {
             return received;
         };
-        let (expected, arrived) =
-            (highest.saturating_sub(before_highest), received.saturating_sub(before_received));
+        let (expected, arrived) = (
+            highest.saturating_sub(before_highest),
+            received.saturating_sub(before_received),
+        );
         self.expected += expected;
         self.received += arrived;
         if self.expected >= LOSS_SAMPLE {
@@ -57,7 +60,10 @@ impl Meter {
     pub(crate) fn hello(&mut self, sent_at: u64, received_at: Micros) {
         let transit = (received_at.0 as i64).wrapping_sub(sent_at as i64);
         if let Some(before) = self.transit.replace(transit) {
-            let change = transit.saturating_sub(before).saturating_abs().min(60_000_000);
+            let change = transit
+                .saturating_sub(before)
+                .saturating_abs()
+                .min(60_000_000);
             self.jitter_us += (change - self.jitter_us) / 16;
         }
         self.hellos += 1;
@@ -89,7 +95,10 @@ impl Meter {
     pub(crate) fn measured(&self, capacity_kbps: u32) -> Measured {
         let excess = u32::try_from(self.excess_us.max(0)).unwrap_or(0);
         let delay_us = match self.smallest_rtt {
-            Some(rtt) => u32::try_from(rtt.0 / 2).unwrap_or(u32::MAX - 1).saturating_add(excess).min(u32::MAX - 1),
+            Some(rtt) => u32::try_from(rtt.0 / 2)
+                .unwrap_or(u32::MAX - 1)
+                .saturating_add(excess)
+                .min(u32::MAX - 1),
             None => crate::topology::lsa::UNKNOWN_DELAY,
         };
         Measured {
@@ -120,7 +129,8 @@ impl Advertised {
             let (old, new) = (i64::from(told.cost), i64::from(fresh.cost));
             let difference = (new - old).abs();
             // A hop costs about 20 on its own: differences below that never matter for the choice between paths.
-            (difference * 4 > old && difference >= 20) || (difference >= 10 && now.since(at) >= SETTLE)
+            (difference * 4 > old && difference >= 20)
+                || (difference >= 10 && now.since(at) >= SETTLE)
         });
         if tell {
             self.told = Some((fresh, now));
@@ -156,12 +166,18 @@ mod tests {
         let mut meter = Meter::default();
         meter.round_trip(Micros(2_000));
         for i in 0..50_u64 {
-            meter.hello(u64::MAX - 1_000_000_000 + i * 1_000_000, Micros(5_000 + i * 1_000_000));
+            meter.hello(
+                u64::MAX - 1_000_000_000 + i * 1_000_000,
+                Micros(5_000 + i * 1_000_000),
+            );
         }
         assert_eq!(meter.measured(0).delay_us, 1_000);
         assert_eq!(meter.measured(0).jitter_us, 0);
         for i in 50..150_u64 {
-            meter.hello(u64::MAX - 1_000_000_000 + i * 1_000_000, Micros(25_000 + i * 1_000_000));
+            meter.hello(
+                u64::MAX - 1_000_000_000 + i * 1_000_000,
+                Micros(25_000 + i * 1_000_000),
+            );
         }
         let delay = meter.measured(0).delay_us;
         assert!((19_000..=21_500).contains(&delay), "{delay}");
@@ -170,7 +186,10 @@ mod tests {
     #[test]
     fn small_changes_are_not_told() {
         let mut advertised = Advertised::default();
-        let at = |cost| Measured { cost, ..Measured::UNKNOWN };
+        let at = |cost| Measured {
+            cost,
+            ..Measured::UNKNOWN
+        };
         assert!(advertised.update(Micros(0), at(100)));
         assert!(!advertised.update(Micros(1), at(120)));
         assert!(advertised.update(Micros(2), at(130)));

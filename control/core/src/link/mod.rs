@@ -117,7 +117,12 @@ pub(crate) struct Links {
 impl Links {
     pub(crate) fn new(context: &Context<'_>) -> Self {
         let limits = &context.config.limits;
-        let targets = context.config.peers.iter().map(|peer| (*peer, PeerSource::Configured)).collect();
+        let targets = context
+            .config
+            .peers
+            .iter()
+            .map(|peer| (*peer, PeerSource::Configured))
+            .collect();
         Self {
             links: BTreeMap::new(),
             by_slot: BTreeMap::new(),
@@ -128,7 +133,11 @@ impl Links {
             targets,
             dials: BTreeMap::new(),
             addresses: Vec::new(),
-            guard: Guard::new(limits.handshakes_per_source_per_s, limits.handshakes_per_s, context.now),
+            guard: Guard::new(
+                limits.handshakes_per_source_per_s,
+                limits.handshakes_per_s,
+                context.now,
+            ),
             deadlines: Deadlines::default(),
             events: VecDeque::new(),
             closing: false,
@@ -154,13 +163,23 @@ impl Links {
 
     /// Largest UDP payload that fits every working link to the neighbour.
     pub(crate) fn payload_mtu(&self, node: &NodeId) -> Option<u16> {
-        let links = self.neighbours.get(node)?.links.iter().filter_map(|key| self.links.get(key));
-        links.filter(|link| link.out_up.is_some()).map(Link::payload_mtu).min()
+        let links = self
+            .neighbours
+            .get(node)?
+            .links
+            .iter()
+            .filter_map(|key| self.links.get(key));
+        links
+            .filter(|link| link.out_up.is_some())
+            .map(Link::payload_mtu)
+            .min()
     }
 
     /// The neighbour behind a receiving slot.
     pub(crate) fn node_of(&self, slot: Slot) -> Option<NodeId> {
-        self.links.get(self.by_slot.get(&slot)?).map(|link| link.peer)
+        self.links
+            .get(self.by_slot.get(&slot)?)
+            .map(|link| link.peer)
     }
 
     /// How packets from the neighbour are forwarded at this end.
@@ -171,42 +190,81 @@ impl Links {
     }
 
     fn mode_at(&self, local: SocketAddr) -> ForwardMode {
-        self.addresses.iter().find(|a| a.address == local.ip()).map_or(ForwardMode::UserSpace, |a| a.mode)
+        self.addresses
+            .iter()
+            .find(|a| a.address == local.ip())
+            .map_or(ForwardMode::UserSpace, |a| a.mode)
     }
 
     /// What this node advertises of its links.
     pub(crate) fn advertisement(&self, capability: u8) -> (Vec<SendLink>, Vec<HearLink>) {
         let sends = self.links.values().filter(|link| link.out_up.is_some());
-        let sends = sends.map(|link| SendLink { to: link.peer, link: link.key.id(), mtu: link.mtu(), capability });
-        let hears = self.links.values().filter(|link| link.in_up).filter_map(|link| {
-            Some(HearLink { from: link.peer, link: link.peer_link, measured: link.advertised.get()? })
+        let sends = sends.map(|link| SendLink {
+            to: link.peer,
+            link: link.key.id(),
+            mtu: link.mtu(),
+            capability,
         });
+        let hears = self
+            .links
+            .values()
+            .filter(|link| link.in_up)
+            .filter_map(|link| {
+                Some(HearLink {
+                    from: link.peer,
+                    link: link.peer_link,
+                    measured: link.advertised.get()?,
+                })
+            });
         (sends.collect(), hears.collect())
     }
 
     /// Sends a message to a neighbour over its best link. False where there is no way.
-    pub(crate) fn send_to(&mut self, context: &mut Context<'_>, node: &NodeId, message: &Message) -> bool {
+    pub(crate) fn send_to(
+        &mut self,
+        context: &mut Context<'_>,
+        node: &NodeId,
+        message: &Message,
+    ) -> bool {
         let Some(neighbour) = self.neighbours.get(node) else {
             context.out.count("control_no_neighbour");
             return false;
         };
         let links = neighbour.links.iter().filter_map(|key| self.links.get(key));
-        let best = links.min_by_key(|l| (l.out_up.is_none(), !l.in_up, l.out_cost(), l.key)).map(|l| l.key);
+        let best = links
+            .min_by_key(|l| (l.out_up.is_none(), !l.in_up, l.out_cost(), l.key))
+            .map(|l| l.key);
         best.is_some_and(|key| self.send(context, key, message))
     }
 
     /// Sends a message on one link, routed over the mesh where the link does not carry it.
-    pub(crate) fn send(&mut self, context: &mut Context<'_>, key: LinkKey, message: &Message) -> bool {
-        let Some(link) = self.links.get_mut(&key) else { return false };
+    pub(crate) fn send(
+        &mut self,
+        context: &mut Context<'_>,
+        key: LinkKey,
+        message: &Message,
+    ) -> bool {
+        let Some(link) = self.links.get_mut(&key) else {
+            return false;
+        };
         let direct = link.out_up.is_some();
         let peer = link.peer;
-        let Some((next_hop, slot, bodies)) = link.seal(&message.encode()) else { return false };
+        let Some((next_hop, slot, bodies)) = link.seal(&message.encode()) else {
+            return false;
+        };
         context.out.count(sent_name(message));
         for body in bodies {
             if direct {
-                context.out.push(Output::SendLink { next_hop, kind: Kind::Control, body: Bytes::from(body) });
+                context.out.push(Output::SendLink {
+                    next_hop,
+                    kind: Kind::Control,
+                    body: Bytes::from(body),
+                });
             } else {
-                self.events.push_back(LinkEvent::Routed { to: peer, body: RoutedBody::Frame { slot, body } });
+                self.events.push_back(LinkEvent::Routed {
+                    to: peer,
+                    body: RoutedBody::Frame { slot, body },
+                });
             }
         }
         true
@@ -224,9 +282,13 @@ impl Links {
             context.out.count("control_unknown_slot");
             return;
         };
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         let now = context.now;
-        let Some(epoch) = link.epoch_by_slot(slot) else { return };
+        let Some(epoch) = link.epoch_by_slot(slot) else {
+            return;
+        };
         let before = epoch.frames.highest_received();
         let plain = match epoch.frames.open(body) {
             Ok(plain) => plain,
@@ -239,7 +301,10 @@ impl Links {
         let number = epoch.number;
         link.last_control = now;
         if std::mem::take(&mut link.silent) {
-            context.out.event(Event::ControlSilent { node: link.peer, silent: false });
+            context.out.event(Event::ControlSilent {
+                node: link.peer,
+                silent: false,
+            });
         }
         self.confirm_epoch(context, key, number);
         if let Some(path) = path {
@@ -248,7 +313,9 @@ impl Links {
                 self.move_link(context, key, path);
             }
         }
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         match link.reassembly.take(now, plain) {
             Ok(Some(message)) => match Message::decode(&message) {
                 Ok(message) => self.handle_message(context, key, message, path.is_some()),
@@ -259,22 +326,36 @@ impl Links {
         }
     }
 
-    fn handle_message(&mut self, context: &mut Context<'_>, key: LinkKey, message: Message, direct: bool) {
-        let Some(link) = self.links.get(&key) else { return };
+    fn handle_message(
+        &mut self,
+        context: &mut Context<'_>,
+        key: LinkKey,
+        message: Message,
+        direct: bool,
+    ) {
+        let Some(link) = self.links.get(&key) else {
+            return;
+        };
         let from = link.peer;
         context.out.count(received_name(&message));
         match message {
             Message::Hello(hello) => self.handle_hello(context, key, hello, direct),
             Message::Goodbye => self.close_link(context, key, "the neighbour says goodbye"),
-            Message::Handshake(bytes) => self.handle_handshake(context, open::Via::Link(key), &bytes),
+            Message::Handshake(bytes) => {
+                self.handle_handshake(context, open::Via::Link(key), &bytes)
+            }
             message => self.events.push_back(LinkEvent::Message { from, message }),
         }
     }
 
     /// Something authentic came under this epoch: the neighbour has its keys, older ones may go.
     fn confirm_epoch(&mut self, context: &mut Context<'_>, key: LinkKey, number: u64) {
-        let Some(link) = self.links.get_mut(&key) else { return };
-        let Some(epoch) = link.epochs.iter_mut().find(|e| e.number == number) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
+        let Some(epoch) = link.epochs.iter_mut().find(|e| e.number == number) else {
+            return;
+        };
         if epoch.confirmed {
             return;
         }
@@ -290,7 +371,11 @@ impl Links {
         }
         let (peer, path) = (link.peer, link.path);
         if number > 0 {
-            context.out.event(Event::LinkRekeyed { node: peer, path, epoch: number });
+            context.out.event(Event::LinkRekeyed {
+                node: peer,
+                path,
+                epoch: number,
+            });
         }
         self.update_group(context, &peer);
         self.schedule(key);
@@ -299,20 +384,36 @@ impl Links {
 
     /// Something authentic came directly.
     fn arrived(&mut self, context: &mut Context<'_>, key: LinkKey) {
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         link.last_arrival = context.now;
         if !link.in_up {
             link.in_up = true;
             let measured = link.meter.measured(0);
             link.advertised.update(context.now, measured);
             let (node, path) = (link.peer, link.path);
-            context.out.event(Event::LinkState { node, path, outgoing: false, up: true, why: "it is heard" });
+            context.out.event(Event::LinkState {
+                node,
+                path,
+                outgoing: false,
+                up: true,
+                why: "it is heard",
+            });
             self.direction_changed(context, key);
         }
     }
 
-    fn set_out(&mut self, context: &mut Context<'_>, key: LinkKey, up: Option<Proof>, why: &'static str) {
-        let Some(link) = self.links.get_mut(&key) else { return };
+    fn set_out(
+        &mut self,
+        context: &mut Context<'_>,
+        key: LinkKey,
+        up: Option<Proof>,
+        why: &'static str,
+    ) {
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         let (was, is) = (link.out_up.is_some(), up.is_some());
         link.out_up = up;
         if was == is {
@@ -327,9 +428,20 @@ impl Links {
         let (node, path) = (link.peer, link.path);
         // The one write that repairs every label comes before everything else.
         for epoch in &link.epochs {
-            context.out.push(Output::Dataplane(DataplaneOp::SetNextHopUp { index: epoch.next_hop, up: is }));
+            context
+                .out
+                .push(Output::Dataplane(DataplaneOp::SetNextHopUp {
+                    index: epoch.next_hop,
+                    up: is,
+                }));
         }
-        context.out.event(Event::LinkState { node, path, outgoing: true, up: is, why });
+        context.out.event(Event::LinkState {
+            node,
+            path,
+            outgoing: true,
+            up: is,
+            why,
+        });
         self.direction_changed(context, key);
         if !is {
             self.send_hello(context, key, true);
@@ -337,21 +449,35 @@ impl Links {
     }
 
     fn set_in_down(&mut self, context: &mut Context<'_>, key: LinkKey, why: &'static str) {
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         if !std::mem::replace(&mut link.in_up, false) {
             return;
         }
         link.advertised.clear();
         let (node, path) = (link.peer, link.path);
         context.out.count("link_in_down");
-        context.out.event(Event::LinkState { node, path, outgoing: false, up: false, why });
+        context.out.event(Event::LinkState {
+            node,
+            path,
+            outgoing: false,
+            up: false,
+            why,
+        });
         self.direction_changed(context, key);
     }
 
     fn direction_changed(&mut self, context: &mut Context<'_>, key: LinkKey) {
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         let peer = link.peer;
-        link.down_since = if link.alive() { None } else { link.down_since.or(Some(context.now)) };
+        link.down_since = if link.alive() {
+            None
+        } else {
+            link.down_since.or(Some(context.now))
+        };
         if !link.alive() {
             link.meter.forget_rtt();
             let path = link.path;
@@ -361,10 +487,21 @@ impl Links {
         self.events.push_back(LinkEvent::Advertise);
     }
 
-    fn handle_hello(&mut self, context: &mut Context<'_>, key: LinkKey, hello: Hello, direct: bool) {
+    fn handle_hello(
+        &mut self,
+        context: &mut Context<'_>,
+        key: LinkKey,
+        hello: Hello,
+        direct: bool,
+    ) {
         let now = context.now;
-        let Some(link) = self.links.get_mut(&key) else { return };
-        if link.hello_heard.is_some_and(|heard| hello.sequence <= heard) {
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
+        if link
+            .hello_heard
+            .is_some_and(|heard| hello.sequence <= heard)
+        {
             context.out.count("hello_old");
         } else {
             link.hello_heard = Some(hello.sequence);
@@ -378,7 +515,8 @@ impl Links {
         }
         if let Some(Report { heard, measured }) = hello.report {
             link.peer_measured = Some(measured);
-            let progress = link.reported.is_none_or(|(before, _)| heard > before) && heard <= link.hello_sequence;
+            let progress = link.reported.is_none_or(|(before, _)| heard > before)
+                && heard <= link.hello_sequence;
             if progress {
                 link.reported = Some((heard, now));
                 // What was sent before the link went down proves nothing.
@@ -387,7 +525,9 @@ impl Links {
                 }
             }
         }
-        let Some(link) = self.links.get(&key) else { return };
+        let Some(link) = self.links.get(&key) else {
+            return;
+        };
         if hello.urgent && now.since(link.last_hello_sent) >= Micros::from_millis(20) {
             self.send_hello(context, key, false);
         }
@@ -397,26 +537,45 @@ impl Links {
     fn send_hello(&mut self, context: &mut Context<'_>, key: LinkKey, urgent: bool) {
         let now = context.now;
         let capacity = context.config.capacity_kbps;
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         link.hello_sequence += 1;
         link.last_hello_sent = now;
         let report = match (link.in_up, link.hello_heard) {
-            (true, Some(heard)) => Some(Report { heard, measured: link.meter.measured(capacity) }),
+            (true, Some(heard)) => Some(Report {
+                heard,
+                measured: link.meter.measured(capacity),
+            }),
             _ => None,
         };
-        let hello =
-            Hello { sequence: link.hello_sequence, sent_at: now.0, mtu: link.own_mtu, urgent, report };
+        let hello = Hello {
+            sequence: link.hello_sequence,
+            sent_at: now.0,
+            mtu: link.own_mtu,
+            urgent,
+            report,
+        };
         let message = Message::Hello(hello);
-        let Some((next_hop, slot, bodies)) = link.seal(&message.encode()) else { return };
+        let Some((next_hop, slot, bodies)) = link.seal(&message.encode()) else {
+            return;
+        };
         context.out.count(sent_name(&message));
         let routed = link.out_up.is_none() && link.in_up;
         let peer = link.peer;
         for body in bodies {
             if routed {
-                let body = RoutedBody::Frame { slot, body: body.clone() };
+                let body = RoutedBody::Frame {
+                    slot,
+                    body: body.clone(),
+                };
                 self.events.push_back(LinkEvent::Routed { to: peer, body });
             }
-            context.out.push(Output::SendLink { next_hop, kind: Kind::Control, body: Bytes::from(body) });
+            context.out.push(Output::SendLink {
+                next_hop,
+                kind: Kind::Control,
+                body: Bytes::from(body),
+            });
         }
     }
 
@@ -432,7 +591,9 @@ impl Links {
             context.out.count("echo_unknown_slot");
             return;
         };
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         let _ = path;
         let Some(rtt) = link.echo(context.now, body) else {
             context.out.count("echo_unknown");
@@ -441,7 +602,11 @@ impl Links {
         link.meter.round_trip(rtt);
         link.last_echo = Some(context.now);
         let (out_up, echoes) = (link.out_up, link.echoes_in_row);
-        let number = link.epochs.iter().find(|e| e.rx_slot == slot).map(|e| e.number);
+        let number = link
+            .epochs
+            .iter()
+            .find(|e| e.rx_slot == slot)
+            .map(|e| e.number);
         if let Some(number) = number {
             self.confirm_epoch(context, key, number);
         }
@@ -455,10 +620,25 @@ impl Links {
     }
 
     /// Window counters of a receiving slot.
-    pub(crate) fn handle_counters(&mut self, context: &mut Context<'_>, slot: Slot, highest: u64, received: u64) {
-        let Some(key) = self.by_slot.get(&slot).copied() else { return };
-        let Some(link) = self.links.get_mut(&key) else { return };
-        let newest_confirmed = link.epochs.iter().rev().find(|e| e.confirmed).map(|e| e.rx_slot);
+    pub(crate) fn handle_counters(
+        &mut self,
+        context: &mut Context<'_>,
+        slot: Slot,
+        highest: u64,
+        received: u64,
+    ) {
+        let Some(key) = self.by_slot.get(&slot).copied() else {
+            return;
+        };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
+        let newest_confirmed = link
+            .epochs
+            .iter()
+            .rev()
+            .find(|e| e.confirmed)
+            .map(|e| e.rx_slot);
         if newest_confirmed != Some(slot) {
             return;
         }
@@ -475,24 +655,37 @@ impl Links {
 
     /// Buckets of the neighbour's group: working links of about the best cost share them, each backed by another.
     fn update_group(&mut self, context: &mut Context<'_>, node: &NodeId) {
-        let Some(neighbour) = self.neighbours.get_mut(node) else { return };
+        let Some(neighbour) = self.neighbours.get_mut(node) else {
+            return;
+        };
         let mut candidates: Vec<_> = neighbour
             .links
             .iter()
             .filter_map(|key| self.links.get(key))
-            .filter_map(|link| Some((link.out_up.is_none(), link.out_cost(), link.key, link.epoch()?.next_hop)))
+            .filter_map(|link| {
+                Some((
+                    link.out_up.is_none(),
+                    link.out_cost(),
+                    link.key,
+                    link.epoch()?.next_hop,
+                ))
+            })
             .collect();
         candidates.sort_unstable();
         let up: Vec<_> = candidates.iter().filter(|(down, ..)| !down).collect();
         let none = NextHopIndex(0);
         let mut buckets = [(none, none); 16];
         if let Some(&&(_, best, ..)) = up.first() {
-            let shared: Vec<_> = up.iter().filter(|(_, cost, ..)| *cost <= best + best / 4 + 10).collect();
+            let shared: Vec<_> = up
+                .iter()
+                .filter(|(_, cost, ..)| *cost <= best + best / 4 + 10)
+                .collect();
             for (i, bucket) in buckets.iter_mut().enumerate() {
                 let primary = shared[i % shared.len()].3;
                 let backup = up.iter().map(|c| c.3).find(|hop| *hop != primary);
                 // Where no other link is up, one that is down may come up before the group is written again.
-                let backup = backup.or_else(|| candidates.iter().map(|c| c.3).find(|hop| *hop != primary));
+                let backup =
+                    backup.or_else(|| candidates.iter().map(|c| c.3).find(|hop| *hop != primary));
                 *bucket = (primary, backup.unwrap_or(none));
             }
         } else if let Some(&(.., hop)) = candidates.first() {
@@ -500,14 +693,24 @@ impl Links {
         }
         if buckets != neighbour.buckets {
             neighbour.buckets = buckets;
-            context.out.push(Output::Dataplane(DataplaneOp::SetGroup { group: neighbour.group, buckets }));
+            context.out.push(Output::Dataplane(DataplaneOp::SetGroup {
+                group: neighbour.group,
+                buckets,
+            }));
         }
         let out_up = !up.is_empty();
         if out_up != neighbour.out_up {
             neighbour.out_up = out_up;
-            self.events.push_back(LinkEvent::OutChanged { node: *node, up: out_up });
+            self.events.push_back(LinkEvent::OutChanged {
+                node: *node,
+                up: out_up,
+            });
         }
-        let alive = neighbour.links.iter().filter_map(|key| self.links.get(key)).any(Link::alive);
+        let alive = neighbour
+            .links
+            .iter()
+            .filter_map(|key| self.links.get(key))
+            .any(Link::alive);
         if alive != neighbour.up {
             neighbour.up = alive;
             let node = *node;
@@ -521,27 +724,41 @@ impl Links {
 
     /// Ends a link and forgets its keys.
     fn close_link(&mut self, context: &mut Context<'_>, key: LinkKey, why: &'static str) {
-        let Some(link) = self.links.remove(&key) else { return };
+        let Some(link) = self.links.remove(&key) else {
+            return;
+        };
         self.deadlines.clear(&Timer::Link(key));
         for epoch in &link.epochs {
             self.by_slot.remove(&epoch.rx_slot);
-            context.forwarding.retire_next_hop(context.now, context.out, epoch.next_hop);
-            context.forwarding.retire_slot(context.now, context.out, epoch.rx_slot);
+            context
+                .forwarding
+                .retire_next_hop(context.now, context.out, epoch.next_hop);
+            context
+                .forwarding
+                .retire_slot(context.now, context.out, epoch.rx_slot);
         }
         self.initiating.retain(|_, i| i.via_link() != Some(key));
         self.responding.retain(|_, r| r.via_link() != Some(key));
         if let Some(neighbour) = self.neighbours.get_mut(&link.peer) {
             neighbour.links.remove(&key);
             if neighbour.links.is_empty() {
-                self.deadlines.set(Timer::Neighbour(link.peer), context.now + FORGET_NEIGHBOUR);
+                self.deadlines
+                    .set(Timer::Neighbour(link.peer), context.now + FORGET_NEIGHBOUR);
             }
         }
         self.update_group(context, &link.peer);
         context.out.count("links_closed");
-        context.out.event(Event::LinkClosed { node: link.peer, path: link.path, why });
+        context.out.event(Event::LinkClosed {
+            node: link.peer,
+            path: link.path,
+            why,
+        });
         context.out.state_changed();
         self.events.push_back(LinkEvent::Advertise);
-        let heard = self.dials.get(&link.path).is_some_and(|dial| dial.source == PeerSource::Heard);
+        let heard = self
+            .dials
+            .get(&link.path)
+            .is_some_and(|dial| dial.source == PeerSource::Heard);
         if heard && !self.links.values().any(|other| other.path == link.path) {
             self.forget_dial(&link.path);
         } else {
@@ -550,12 +767,19 @@ impl Links {
     }
 
     fn forget_neighbour(&mut self, context: &mut Context<'_>, node: NodeId) {
-        if !self.neighbours.get(&node).is_some_and(|n| n.links.is_empty()) {
+        if !self
+            .neighbours
+            .get(&node)
+            .is_some_and(|n| n.links.is_empty())
+        {
             return;
         }
         if let Some(neighbour) = self.neighbours.remove(&node) {
-            self.events.push_back(LinkEvent::NeighbourForgotten { node });
-            context.forwarding.free_group(context.now, context.out, neighbour.group);
+            self.events
+                .push_back(LinkEvent::NeighbourForgotten { node });
+            context
+                .forwarding
+                .free_group(context.now, context.out, neighbour.group);
         }
     }
 

@@ -54,7 +54,11 @@ pub(super) struct Initiating {
 
 impl Initiating {
     pub(super) fn via_link(&self) -> Option<LinkKey> {
-        if let Via::Link(key) = self.via { Some(key) } else { None }
+        if let Via::Link(key) = self.via {
+            Some(key)
+        } else {
+            None
+        }
     }
 
     pub(super) fn is_on(&self, path: &UnderlayPath) -> bool {
@@ -68,7 +72,10 @@ impl Initiating {
 
 impl fmt::Debug for Initiating {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Initiating").field("via", &self.via).field("attempts", &self.attempts).finish_non_exhaustive()
+        f.debug_struct("Initiating")
+            .field("via", &self.via)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,13 +94,20 @@ pub(super) struct Responding {
 
 impl Responding {
     pub(super) fn via_link(&self) -> Option<LinkKey> {
-        if let Via::Link(key) = self.via { Some(key) } else { None }
+        if let Via::Link(key) = self.via {
+            Some(key)
+        } else {
+            None
+        }
     }
 }
 
 impl fmt::Debug for Responding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Responding").field("via", &self.via).field("slot", &self.slot).finish_non_exhaustive()
+        f.debug_struct("Responding")
+            .field("via", &self.via)
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
     }
 }
 
@@ -108,7 +122,13 @@ struct Agreed {
 }
 
 fn setup<'a>(config: &'a Config, psk: &'a [u8; 32], prologue: &'a [u8]) -> Setup<'a> {
-    Setup { pattern: Pattern::Link, prologue, identity: Some(&config.identity), remote: None, psk: Some(psk) }
+    Setup {
+        pattern: Pattern::Link,
+        prologue,
+        identity: Some(&config.identity),
+        remote: None,
+        psk: Some(psk),
+    }
 }
 
 fn prologue(context: &Context<'_>) -> Vec<u8> {
@@ -123,12 +143,24 @@ impl Links {
         }
         match HandshakeMessage::decode(bytes) {
             Err(_) => context.out.count("handshake_malformed"),
-            Ok(HandshakeMessage::First { sender, mac, noise }) => self.on_first(context, via, sender, &mac, &noise),
-            Ok(HandshakeMessage::Second { sender, receiver, noise }) => {
+            Ok(HandshakeMessage::First { sender, mac, noise }) => {
+                self.on_first(context, via, sender, &mac, &noise)
+            }
+            Ok(HandshakeMessage::Second {
+                sender,
+                receiver,
+                noise,
+            }) => {
                 self.on_second(context, via, sender, receiver, &noise);
             }
-            Ok(HandshakeMessage::Third { receiver, noise, .. }) => self.on_third(context, receiver, &noise),
-            Ok(HandshakeMessage::Cookie { receiver, nonce, sealed }) => {
+            Ok(HandshakeMessage::Third {
+                receiver, noise, ..
+            }) => self.on_third(context, receiver, &noise),
+            Ok(HandshakeMessage::Cookie {
+                receiver,
+                nonce,
+                sealed,
+            }) => {
                 self.on_cookie(context, receiver, nonce, &sealed);
             }
         }
@@ -137,7 +169,10 @@ impl Links {
     fn unused_index(&self, context: &mut Context<'_>) -> u32 {
         loop {
             let index = context.random_u32();
-            if index != 0 && !self.initiating.contains_key(&index) && !self.responding.contains_key(&index) {
+            if index != 0
+                && !self.initiating.contains_key(&index)
+                && !self.responding.contains_key(&index)
+            {
                 return index;
             }
         }
@@ -159,8 +194,12 @@ impl Links {
         }
         let (psk, prologue) = (context.config.network.psk(), prologue(context));
         let config = context.config;
-        let Ok(mut state) = setup(config, &psk, &prologue).initiator(context.rng) else { return };
-        let Ok(noise) = noise::write(&mut state, &first_payload(&config.identity.id())) else { return };
+        let Ok(mut state) = setup(config, &psk, &prologue).initiator(context.rng) else {
+            return;
+        };
+        let Ok(noise) = noise::write(&mut state, &first_payload(&config.identity.id())) else {
+            return;
+        };
         let index = self.unused_index(context);
         let key = match via {
             Via::Link(key) => key,
@@ -170,26 +209,43 @@ impl Links {
         let state = Box::new(state);
         self.initiating.insert(
             index,
-            Initiating { via, key, state, noise, mac: [0; 16], attempts: 0, cookies: 0, wait },
+            Initiating {
+                via,
+                key,
+                state,
+                noise,
+                mac: [0; 16],
+                attempts: 0,
+                cookies: 0,
+                wait,
+            },
         );
         self.send_first(context, index);
     }
 
     fn send_first(&mut self, context: &mut Context<'_>, index: u32) {
-        let Some(initiating) = self.initiating.get_mut(&index) else { return };
+        let Some(initiating) = self.initiating.get_mut(&index) else {
+            return;
+        };
         initiating.attempts += 1;
-        let message =
-            HandshakeMessage::First { sender: index, mac: initiating.mac, noise: initiating.noise.clone() };
+        let message = HandshakeMessage::First {
+            sender: index,
+            mac: initiating.mac,
+            noise: initiating.noise.clone(),
+        };
         let (via, wait) = (initiating.via, initiating.wait);
         initiating.wait = Micros(wait.0 * 2).min(context.config.timers.handshake_retry_max);
         let wait = context.jittered(wait);
-        self.deadlines.set(Timer::Initiating(index), context.now + wait);
+        self.deadlines
+            .set(Timer::Initiating(index), context.now + wait);
         context.out.count("handshakes_sent");
         self.send_handshake(context, via, None, &message);
     }
 
     pub(super) fn on_initiating_timer(&mut self, context: &mut Context<'_>, index: u32) {
-        let Some(initiating) = self.initiating.get(&index) else { return };
+        let Some(initiating) = self.initiating.get(&index) else {
+            return;
+        };
         if initiating.attempts < FIRST_ATTEMPTS {
             self.send_first(context, index);
             return;
@@ -230,11 +286,21 @@ impl Links {
             Via::Routed => {}
         }
         if let Some(to) = routed_to {
-            self.events.push_back(LinkEvent::Routed { to, body: RoutedBody::Handshake(message.encode()) });
+            self.events.push_back(LinkEvent::Routed {
+                to,
+                body: RoutedBody::Handshake(message.encode()),
+            });
         }
     }
 
-    fn on_first(&mut self, context: &mut Context<'_>, via: Via, sender: u32, mac: &[u8; 16], noise: &[u8]) {
+    fn on_first(
+        &mut self,
+        context: &mut Context<'_>,
+        via: Via,
+        sender: u32,
+        mac: &[u8; 16],
+        noise: &[u8],
+    ) {
         let now = context.now;
         let path = match via {
             Via::Datagram(path) => {
@@ -263,13 +329,17 @@ impl Links {
             return;
         }
         let (psk, prologue) = (context.config.network.psk(), prologue(context));
-        let Ok(mut state) = setup(context.config, &psk, &prologue).responder(context.rng) else { return };
+        let Ok(mut state) = setup(context.config, &psk, &prologue).responder(context.rng) else {
+            return;
+        };
         let Ok(payload) = noise::read(&mut state, noise) else {
             context.out.count("handshake_not_authentic");
             return;
         };
         if matches!(via, Via::Datagram(_)) && self.guard.under_load(now) {
-            let right = self.guard.cookie_is_right(now, context.rng, path.remote, noise, mac);
+            let right = self
+                .guard
+                .cookie_is_right(now, context.rng, path.remote, noise, mac);
             if !right {
                 context.out.count("handshake_cookie_asked");
                 self.send_cookie(context, path, sender, &hash);
@@ -315,43 +385,87 @@ impl Links {
         };
         self.guard.remember(hash);
         let index = self.unused_index(context);
-        let second = HandshakeMessage::Second { sender: index, receiver: sender, noise: second };
+        let second = HandshakeMessage::Second {
+            sender: index,
+            receiver: sender,
+            noise: second,
+        };
         self.by_first.insert(hash, index);
         self.responding.insert(
             index,
-            Responding { hash, via, path, key, slot, state: Box::new(state), second: second.clone(), claimed, copies: 1 },
+            Responding {
+                hash,
+                via,
+                path,
+                key,
+                slot,
+                state: Box::new(state),
+                second: second.clone(),
+                claimed,
+                copies: 1,
+            },
         );
-        self.deadlines.set(Timer::Responding(index), now + HALF_OPEN);
+        self.deadlines
+            .set(Timer::Responding(index), now + HALF_OPEN);
         self.send_handshake(context, via, None, &second);
     }
 
     /// The same first message again: the answer was lost, or the way back does not work and the mesh has to do.
     fn repeat_second(&mut self, context: &mut Context<'_>, index: u32) {
-        let Some(responding) = self.responding.get_mut(&index) else { return };
+        let Some(responding) = self.responding.get_mut(&index) else {
+            return;
+        };
         if responding.copies >= SECOND_COPIES {
             context.out.count("handshake_repeated_too_often");
             return;
         }
         responding.copies += 1;
-        let (via, claimed, second) = (responding.via, responding.claimed, responding.second.clone());
+        let (via, claimed, second) = (
+            responding.via,
+            responding.claimed,
+            responding.second.clone(),
+        );
         self.send_handshake(context, via, claimed, &second);
     }
 
-    fn send_cookie(&mut self, context: &mut Context<'_>, path: UnderlayPath, receiver: u32, hash: &[u8; 16]) {
+    fn send_cookie(
+        &mut self,
+        context: &mut Context<'_>,
+        path: UnderlayPath,
+        receiver: u32,
+        hash: &[u8; 16],
+    ) {
         let cookie = self.guard.cookie(context.now, context.rng, path.remote);
         let nonce = context.random_u64();
         let mut sealed = cookie.to_vec();
-        noise::seal(&context.config.network.cookie_key(), nonce, hash, &mut sealed);
-        let Ok(sealed) = <[u8; 32]>::try_from(sealed.as_slice()) else { return };
+        noise::seal(
+            &context.config.network.cookie_key(),
+            nonce,
+            hash,
+            &mut sealed,
+        );
+        let Ok(sealed) = <[u8; 32]>::try_from(sealed.as_slice()) else {
+            return;
+        };
         self.send_handshake(
             context,
             Via::Datagram(path),
             None,
-            &HandshakeMessage::Cookie { receiver, nonce, sealed },
+            &HandshakeMessage::Cookie {
+                receiver,
+                nonce,
+                sealed,
+            },
         );
     }
 
-    fn on_cookie(&mut self, context: &mut Context<'_>, receiver: u32, nonce: u64, sealed: &[u8; 32]) {
+    fn on_cookie(
+        &mut self,
+        context: &mut Context<'_>,
+        receiver: u32,
+        nonce: u64,
+        sealed: &[u8; 32],
+    ) {
         let Some(initiating) = self.initiating.get_mut(&receiver) else {
             context.out.count("handshake_unknown");
             return;
@@ -371,7 +485,14 @@ impl Links {
         self.send_first(context, receiver);
     }
 
-    fn on_second(&mut self, context: &mut Context<'_>, via: Via, sender: u32, receiver: u32, noise: &[u8]) {
+    fn on_second(
+        &mut self,
+        context: &mut Context<'_>,
+        via: Via,
+        sender: u32,
+        receiver: u32,
+        noise: &[u8],
+    ) {
         let Some(initiating) = self.initiating.get_mut(&receiver) else {
             context.out.count("handshake_unknown");
             return;
@@ -380,10 +501,20 @@ impl Links {
             context.out.count("handshake_not_authentic");
             return;
         };
-        let Some(mut initiating) = self.initiating.remove(&receiver) else { return };
+        let Some(mut initiating) = self.initiating.remove(&receiver) else {
+            return;
+        };
         self.deadlines.clear(&Timer::Initiating(receiver));
-        let Some(path) = self.path_of(initiating.via) else { return };
-        let info = match self.checked_info(context, &initiating.state, &payload, initiating.via_link(), path) {
+        let Some(path) = self.path_of(initiating.via) else {
+            return;
+        };
+        let info = match self.checked_info(
+            context,
+            &initiating.state,
+            &payload,
+            initiating.via_link(),
+            path,
+        ) {
             Some(info) => info,
             None => return,
         };
@@ -397,10 +528,25 @@ impl Links {
             return;
         };
         let keys = LinkKeys::new(&noise::split(&mut initiating.state), true);
-        let third = HandshakeMessage::Third { sender: receiver, receiver: sender, noise: third };
+        let third = HandshakeMessage::Third {
+            sender: receiver,
+            receiver: sender,
+            noise: third,
+        };
         let wait = context.config.timers.handshake_retry;
-        let repeat = Third { message: third.encode(), due: context.now + wait, wait };
-        let agreed = Agreed { path, key: initiating.key, slot, info, keys, third: Some(repeat) };
+        let repeat = Third {
+            message: third.encode(),
+            due: context.now + wait,
+            wait,
+        };
+        let agreed = Agreed {
+            path,
+            key: initiating.key,
+            slot,
+            info,
+            keys,
+            third: Some(repeat),
+        };
         // The third message goes where the first went: that direction is known to work.
         let way = initiating.via;
         self.send_handshake(context, way, None, &third);
@@ -408,19 +554,36 @@ impl Links {
     }
 
     /// Repeats the third message of an epoch nothing came under yet. True when it is time to give up.
-    pub(super) fn repeat_third(&mut self, context: &mut Context<'_>, key: LinkKey, number: u64) -> bool {
-        let Some(link) = self.links.get_mut(&key) else { return false };
+    pub(super) fn repeat_third(
+        &mut self,
+        context: &mut Context<'_>,
+        key: LinkKey,
+        number: u64,
+    ) -> bool {
+        let Some(link) = self.links.get_mut(&key) else {
+            return false;
+        };
         let (path, only) = (link.path, link.epochs.len() == 1);
-        let Some(epoch) = link.epochs.iter_mut().find(|e| e.number == number) else { return false };
-        let Some(third) = &mut epoch.third else { return false };
+        let Some(epoch) = link.epochs.iter_mut().find(|e| e.number == number) else {
+            return false;
+        };
+        let Some(third) = &mut epoch.third else {
+            return false;
+        };
         if context.now.since(epoch.since) >= UNCONFIRMED {
             return true;
         }
         third.due = context.now + third.wait;
         third.wait = Micros(third.wait.0 * 2);
         let bytes = third.message.clone();
-        let Ok(message) = HandshakeMessage::decode(&bytes) else { return false };
-        let via = if only { Via::Datagram(path) } else { Via::Link(key) };
+        let Ok(message) = HandshakeMessage::decode(&bytes) else {
+            return false;
+        };
+        let via = if only {
+            Via::Datagram(path)
+        } else {
+            Via::Link(key)
+        };
         self.send_handshake(context, via, None, &message);
         false
     }
@@ -434,17 +597,30 @@ impl Links {
             context.out.count("handshake_not_authentic");
             return;
         };
-        let Some(mut responding) = self.responding.remove(&receiver) else { return };
+        let Some(mut responding) = self.responding.remove(&receiver) else {
+            return;
+        };
         self.by_first.remove(&responding.hash);
         self.deadlines.clear(&Timer::Responding(receiver));
         let link = responding.via_link();
-        let Some(info) = self.checked_info(context, &responding.state, &payload, link, responding.path) else {
+        let Some(info) =
+            self.checked_info(context, &responding.state, &payload, link, responding.path)
+        else {
             context.forwarding.unreserve_slot(responding.slot);
             return;
         };
         let keys = LinkKeys::new(&noise::split(&mut responding.state), false);
-        let path = link.and_then(|key| self.links.get(&key)).map_or(responding.path, |link| link.path);
-        let agreed = Agreed { path, key: responding.key, slot: responding.slot, info, keys, third: None };
+        let path = link
+            .and_then(|key| self.links.get(&key))
+            .map_or(responding.path, |link| link.path);
+        let agreed = Agreed {
+            path,
+            key: responding.key,
+            slot: responding.slot,
+            info,
+            keys,
+            third: None,
+        };
         self.agree(context, agreed, responding.via);
     }
 
@@ -456,9 +632,21 @@ impl Links {
         }
     }
 
-    fn own_info(&self, context: &Context<'_>, key: LinkKey, slot: Slot, path: &UnderlayPath) -> Info {
+    fn own_info(
+        &self,
+        context: &Context<'_>,
+        key: LinkKey,
+        slot: Slot,
+        path: &UnderlayPath,
+    ) -> Info {
         let name = context.config.name.clone();
-        Info { node: context.config.identity.id(), link: key.id(), slot, mtu: self.mtu_at(path), name }
+        Info {
+            node: context.config.identity.id(),
+            link: key.id(),
+            slot,
+            mtu: self.mtu_at(path),
+            name,
+        }
     }
 
     pub(super) fn mtu_at(&self, path: &UnderlayPath) -> u16 {
@@ -478,8 +666,13 @@ impl Links {
         let why = match Info::decode(payload) {
             Err(error) => format!("malformed information: {error}"),
             Ok(info) => {
-                let proven = info.node.x25519().is_some_and(|key| state.get_remote_static() == Some(&key[..]));
-                let expected = link.and_then(|key| self.links.get(&key)).map(|link| (link.peer, link.peer_link));
+                let proven = info
+                    .node
+                    .x25519()
+                    .is_some_and(|key| state.get_remote_static() == Some(&key[..]));
+                let expected = link
+                    .and_then(|key| self.links.get(&key))
+                    .map(|link| (link.peer, link.peer_link));
                 if !proven {
                     "the node id does not belong to the key".to_owned()
                 } else if info.node == context.config.identity.id() {
@@ -495,13 +688,23 @@ impl Links {
         if let Some(dial) = self.dials.get_mut(&path) {
             dial.last_failure = Some(why.clone());
         }
-        context.out.event(Event::HandshakeRefused { remote: path.remote, why });
+        context.out.event(Event::HandshakeRefused {
+            remote: path.remote,
+            why,
+        });
         None
     }
 
     /// Both sides have the keys (or will, once the third message arrives).
     fn agree(&mut self, context: &mut Context<'_>, agreed: Agreed, via: Via) {
-        let Agreed { path, key, slot, info, keys, third } = agreed;
+        let Agreed {
+            path,
+            key,
+            slot,
+            info,
+            keys,
+            third,
+        } = agreed;
         let now = context.now;
         let Some(next_hop) = context.forwarding.reserve_next_hop() else {
             context.out.limit(now, "next_hops_full");
@@ -520,7 +723,16 @@ impl Links {
         let own_mtu = self.mtu_at(&path);
         let fresh = !self.links.contains_key(&key);
         let link = self.links.entry(key).or_insert_with(|| {
-            Link::new(key, info.node, info.name.clone(), info.link, path, own_mtu, info.mtu, now)
+            Link::new(
+                key,
+                info.node,
+                info.name.clone(),
+                info.link,
+                path,
+                own_mtu,
+                info.mtu,
+                now,
+            )
         });
         let mtu = link.mtu();
         context.out.push(Output::Dataplane(DataplaneOp::AddNextHop {
@@ -532,16 +744,32 @@ impl Links {
             seq_from: weft_abi::NextHopIndex(0),
         }));
         if link.out_up.is_none() {
-            context.out.push(Output::Dataplane(DataplaneOp::SetNextHopUp { index: next_hop, up: false }));
+            context
+                .out
+                .push(Output::Dataplane(DataplaneOp::SetNextHopUp {
+                    index: next_hop,
+                    up: false,
+                }));
         }
-        context.forwarding.add_slot(context.out, slot, TagKey(keys.rx_tag), link.path, Some(next_hop));
+        context.forwarding.add_slot(
+            context.out,
+            slot,
+            TagKey(keys.rx_tag),
+            link.path,
+            Some(next_hop),
+        );
         let responder = third.is_none();
         link.name.clone_from(&info.name);
         link.push_epoch(now, keys, slot, info.slot, next_hop, third);
         // The smaller id renews the keys; the other steps in where it does not.
         let first = context.config.identity.id() < info.node;
         let age = context.config.timers.link_rekey;
-        link.rekey_at = now + if first { age } else { Micros(age.0 + age.0 / 4) };
+        link.rekey_at = now
+            + if first {
+                age
+            } else {
+                Micros(age.0 + age.0 / 4)
+            };
         self.by_slot.insert(slot, key);
         let node = info.node;
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
@@ -561,7 +789,9 @@ impl Links {
 
     /// A link there was none for: whatever stood between the same nodes and addresses before is over.
     fn established(&mut self, context: &mut Context<'_>, key: LinkKey, via: Via) {
-        let Some(link) = self.links.get(&key) else { return };
+        let Some(link) = self.links.get(&key) else {
+            return;
+        };
         let (node, path, name) = (link.peer, link.path, link.name.clone());
         let replaced: Vec<_> = self
             .links
@@ -570,8 +800,14 @@ impl Links {
             .map(|other| other.key)
             .collect();
         context.out.count("links_established");
-        context.out.event(Event::LinkEstablished { node, name, path });
-        self.dials.entry(path).or_insert(Dial { source: PeerSource::Heard, attempts: 0, last_failure: None });
+        context
+            .out
+            .event(Event::LinkEstablished { node, name, path });
+        self.dials.entry(path).or_insert(Dial {
+            source: PeerSource::Heard,
+            attempts: 0,
+            last_failure: None,
+        });
         for old in replaced {
             self.close_link(context, old, "replaced by a new handshake");
         }

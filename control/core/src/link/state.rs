@@ -164,11 +164,18 @@ impl Link {
 
     /// The epoch packets leave under. There is one as long as the link exists.
     pub(crate) fn epoch(&self) -> Option<&Epoch> {
-        self.epochs.iter().find(|e| e.number == self.sending).or(self.epochs.first())
+        self.epochs
+            .iter()
+            .find(|e| e.number == self.sending)
+            .or(self.epochs.first())
     }
 
     pub(crate) fn epoch_mut(&mut self) -> Option<&mut Epoch> {
-        let at = self.epochs.iter().position(|e| e.number == self.sending).unwrap_or(0);
+        let at = self
+            .epochs
+            .iter()
+            .position(|e| e.number == self.sending)
+            .unwrap_or(0);
         self.epochs.get_mut(at)
     }
 
@@ -188,7 +195,8 @@ impl Link {
 
     /// Cost of the outgoing direction, as its receiver last told.
     pub(crate) fn out_cost(&self) -> u32 {
-        self.peer_measured.map_or(Measured::UNKNOWN.cost, |m| m.cost)
+        self.peer_measured
+            .map_or(Measured::UNKNOWN.cost, |m| m.cost)
     }
 
     pub(crate) fn alive(&self) -> bool {
@@ -253,7 +261,11 @@ impl Link {
         next_hop: NextHopIndex,
         third: Option<Third>,
     ) {
-        let number = if self.epochs.is_empty() { 0 } else { self.newest() + 1 };
+        let number = if self.epochs.is_empty() {
+            0
+        } else {
+            self.newest() + 1
+        };
         // Who sent the third message waits for a sign that it arrived; who received it knows that both have the keys.
         if third.is_none() || self.epochs.is_empty() {
             self.sending = number;

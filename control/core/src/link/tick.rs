@@ -3,7 +3,11 @@
 use bytes::Bytes;
 use weft_abi::Kind;
 
-use super::{FORGET_LINK, HELLO_TENTHS, Links, OLD_KEYS, Timer, open::Via, state::{LinkKey, Proof}};
+use super::{
+    FORGET_LINK, HELLO_TENTHS, Links, OLD_KEYS, Timer,
+    open::Via,
+    state::{LinkKey, Proof},
+};
 use crate::{
     io::{Micros, Output},
     node::{Event, context::Context},
@@ -25,10 +29,18 @@ impl Links {
     fn tick(&mut self, context: &mut Context<'_>, key: LinkKey) {
         self.tend_epochs(context, key);
         let now = context.now;
-        if self.links.get(&key).is_some_and(|link| link.next_probe <= now) {
+        if self
+            .links
+            .get(&key)
+            .is_some_and(|link| link.next_probe <= now)
+        {
             self.tend_probes(context, key);
         }
-        if self.links.get(&key).is_some_and(|link| link.next_hello <= now) {
+        if self
+            .links
+            .get(&key)
+            .is_some_and(|link| link.next_hello <= now)
+        {
             self.tend_hellos(context, key);
         }
         if let Some(link) = self.links.get_mut(&key)
@@ -45,7 +57,9 @@ impl Links {
 
     fn tend_epochs(&mut self, context: &mut Context<'_>, key: LinkKey) {
         let now = context.now;
-        let Some(link) = self.links.get(&key) else { return };
+        let Some(link) = self.links.get(&key) else {
+            return;
+        };
         let due: Vec<_> = link
             .epochs
             .iter()
@@ -56,21 +70,34 @@ impl Links {
             if !self.repeat_third(context, key, number) {
                 continue;
             }
-            if self.links.get(&key).is_some_and(|link| link.epochs.len() == 1) {
+            if self
+                .links
+                .get(&key)
+                .is_some_and(|link| link.epochs.len() == 1)
+            {
                 self.close_link(context, key, "the neighbour never used the new keys");
                 return;
             }
-            if let Some(epoch) = self.links.get_mut(&key).and_then(|l| l.epochs.iter_mut().find(|e| e.number == number))
+            if let Some(epoch) = self
+                .links
+                .get_mut(&key)
+                .and_then(|l| l.epochs.iter_mut().find(|e| e.number == number))
             {
                 epoch.third = None;
                 epoch.retire_at = Some(now);
             }
         }
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         // More than this many at once means that rekeys fail half-way again and again.
         while link.epochs.iter().filter(|e| e.retire_at.is_none()).count() > 3 {
             let sending = link.sending;
-            match link.epochs.iter_mut().find(|e| e.retire_at.is_none() && e.number != sending) {
+            match link
+                .epochs
+                .iter_mut()
+                .find(|e| e.retire_at.is_none() && e.number != sending)
+            {
                 Some(oldest) => oldest.retire_at = Some(now + OLD_KEYS),
                 None => break,
             }
@@ -83,8 +110,12 @@ impl Links {
         let gone: Vec<super::state::Epoch> = gone;
         for epoch in gone {
             self.by_slot.remove(&epoch.rx_slot);
-            context.forwarding.retire_next_hop(now, context.out, epoch.next_hop);
-            context.forwarding.retire_slot(now, context.out, epoch.rx_slot);
+            context
+                .forwarding
+                .retire_next_hop(now, context.out, epoch.next_hop);
+            context
+                .forwarding
+                .retire_slot(now, context.out, epoch.rx_slot);
             context.out.state_changed();
         }
         if let Some(link) = self.links.get_mut(&key) {
@@ -96,7 +127,9 @@ impl Links {
 
     fn tend_probes(&mut self, context: &mut Context<'_>, key: LinkKey) {
         let timers = &context.config.timers;
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         let now = context.now;
         let interval = match (link.alive(), link.busy) {
             (false, _) => Micros(timers.probe_idle.0 * 3),
@@ -110,14 +143,20 @@ impl Links {
             link.echoes_in_row = 0;
             link.echo_loss += (65_536 - link.echo_loss) / 16;
         }
-        link.probes.retain(|sent| now.since(Micros(*sent)) < Micros::from_secs(2));
-        let lost = link.unanswered >= link.misses_needed(timers.probe_misses) && link.out_up == Some(Proof::Echo);
+        link.probes
+            .retain(|sent| now.since(Micros(*sent)) < Micros::from_secs(2));
+        let lost = link.unanswered >= link.misses_needed(timers.probe_misses)
+            && link.out_up == Some(Proof::Echo);
         let body = link.probe(now);
         link.next_probe = now + interval;
         let next_hop = link.epoch().map(|e| e.next_hop);
         if let Some(next_hop) = next_hop {
             let body = Bytes::copy_from_slice(&body);
-            context.out.push(Output::SendLink { next_hop, kind: Kind::Probe, body });
+            context.out.push(Output::SendLink {
+                next_hop,
+                kind: Kind::Probe,
+                body,
+            });
         }
         if lost {
             self.set_out(context, key, None, "its probes are not echoed");
@@ -129,7 +168,9 @@ impl Links {
         let timers = context.config.timers.clone();
         let wait = context.jittered(Micros(timers.hello.0));
         self.send_hello(context, key, false);
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         link.next_hello = now + wait;
         let patience = Micros(timers.hello.0 * HELLO_TENTHS / 10);
         let unreported = link.reported.is_none_or(|(_, at)| now.since(at) > patience);
@@ -139,13 +180,21 @@ impl Links {
         if link.alive() && control_silent && !link.silent {
             link.silent = true;
             let node = link.peer;
-            context.out.event(Event::ControlSilent { node, silent: true });
+            context
+                .out
+                .event(Event::ControlSilent { node, silent: true });
         }
         let lost_report = link.out_up == Some(Proof::Report) && unreported;
         let silent_too_long = now.since(link.last_control) > timers.graceful_restart;
-        let dead_too_long = link.down_since.is_some_and(|since| now.since(since) > FORGET_LINK);
+        let dead_too_long = link
+            .down_since
+            .is_some_and(|since| now.since(since) > FORGET_LINK);
         if silent_too_long || dead_too_long {
-            let why = if dead_too_long { "nothing came for too long" } else { "its control plane stayed silent" };
+            let why = if dead_too_long {
+                "nothing came for too long"
+            } else {
+                "its control plane stayed silent"
+            };
             self.close_link(context, key, why);
             return;
         }
@@ -156,7 +205,9 @@ impl Links {
             self.set_in_down(context, key, "it is silent");
         }
         let capacity = 0;
-        let Some(link) = self.links.get_mut(&key) else { return };
+        let Some(link) = self.links.get_mut(&key) else {
+            return;
+        };
         if link.in_up {
             let fresh = link.meter.measured(capacity);
             if link.advertised.update(now, fresh) {

@@ -1,6 +1,9 @@
 //! What the links tell about themselves.
 
-use super::{Links, state::{Link, Proof}};
+use super::{
+    Links,
+    state::{Link, Proof},
+};
 use crate::{
     io::Micros,
     node::views::{Direction, LinkState, LinkView, PeerSource, PeerState, PeerView},
@@ -13,13 +16,16 @@ impl Links {
         for (path, dial) in &self.dials {
             let link = self.links.values().find(|l| l.path == *path);
             let (state, detail) = match link {
-                Some(link) if link.alive() => {
-                    (PeerState::Established, format!("{} s", now.since(link.since).as_secs()))
-                }
+                Some(link) if link.alive() => (
+                    PeerState::Established,
+                    format!("{} s", now.since(link.since).as_secs()),
+                ),
                 Some(_) => (PeerState::Lost, "nothing comes back".to_owned()),
                 None => (
                     PeerState::Connecting,
-                    dial.last_failure.clone().unwrap_or_else(|| "waiting for an answer".to_owned()),
+                    dial.last_failure
+                        .clone()
+                        .unwrap_or_else(|| "waiting for an answer".to_owned()),
                 ),
             };
             views.push(PeerView {
@@ -33,7 +39,8 @@ impl Links {
             });
         }
         for (remote, source) in &self.targets {
-            if *source != PeerSource::Heard && !self.dials.keys().any(|path| path.remote == *remote) {
+            if *source != PeerSource::Heard && !self.dials.keys().any(|path| path.remote == *remote)
+            {
                 views.push(PeerView {
                     remote: *remote,
                     node: None,
@@ -49,7 +56,10 @@ impl Links {
     }
 
     pub(crate) fn link_views(&self) -> Vec<LinkView> {
-        self.links.values().flat_map(|link| [self.out_view(link), self.in_view(link)]).collect()
+        self.links
+            .values()
+            .flat_map(|link| [self.out_view(link), self.in_view(link)])
+            .collect()
     }
 
     fn out_view(&self, link: &Link) -> LinkView {
@@ -71,7 +81,9 @@ impl Links {
             loss: measured.map(|m| f64::from(m.loss_ppm) / 1e6),
             rtt: link.meter.rtt(),
             jitter: measured.map(|m| Micros(m.jitter_us.into())),
-            capacity_kbps: measured.map(|m| m.capacity_kbps).filter(|c| *c != UNKNOWN_CAPACITY),
+            capacity_kbps: measured
+                .map(|m| m.capacity_kbps)
+                .filter(|c| *c != UNKNOWN_CAPACITY),
             mtu: link.mtu(),
             epoch: epoch.map_or(0, |e| e.number),
             slot: epoch.map_or(weft_abi::Slot(0), |e| e.tx_slot),
@@ -81,7 +93,12 @@ impl Links {
 
     fn in_view(&self, link: &Link) -> LinkView {
         let measured = link.meter.measured(UNKNOWN_CAPACITY);
-        let epoch = link.epochs.iter().rev().find(|e| e.confirmed).or(link.epoch());
+        let epoch = link
+            .epochs
+            .iter()
+            .rev()
+            .find(|e| e.confirmed)
+            .or(link.epoch());
         LinkView {
             direction: Direction::In,
             node: link.peer,
