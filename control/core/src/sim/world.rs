@@ -93,9 +93,8 @@ impl World {
     /// Adds a host whose daemon does not run yet; gives its number.
     pub fn add(&mut self, config: Config, addresses: Vec<UnderlayAddress>) -> usize {
         let number = self.hosts.len();
-        addresses
-            .iter()
-            .for_each(|a| drop(self.by_address.insert(a.address, number)));
+        self.by_address
+            .extend(addresses.iter().map(|a| (a.address, number)));
         self.by_id.insert(config.identity.id(), number);
         let rng = self.rng.fork();
         self.hosts.push(Host::new(config, addresses, rng));
