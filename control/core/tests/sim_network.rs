@@ -427,6 +427,40 @@ fn idle_tables_shrink_to_what_they_were() {
     }
 }
 
+/// A host that moves to another address goes on talking: nobody is told but by its packets.
+#[test]
+fn a_host_that_moves_goes_on_talking() {
+    for seed in seeds(600, 3) {
+        let _replay = Replay::new(seed, "a_host_that_moves");
+        let plan = Plan {
+            nodes: 8,
+            extra: 5,
+            one_way: 0,
+            lossy: 0.0,
+            ..Plan::default()
+        };
+        let mut net = Net::random(seed, &plan);
+        net.start_all(500);
+        let truth = converge(&mut net, 60, "start");
+        let mut rng = Rng::new(seed);
+        let pairs = pairs(&mut net, &truth, &mut rng, 8);
+        exchange(&mut net, &pairs, 20, "start");
+        for round in 1..=3u8 {
+            let number = rng.index(8);
+            let old = net.world.hosts[number].addresses[0].address;
+            net.move_host(
+                number,
+                old,
+                std::net::Ipv4Addr::new(192, 0, round, number as u8 + 1).into(),
+            );
+            exchange(&mut net, &pairs, 20, "moved");
+            let truth = converge(&mut net, 60, "moved");
+            no_dead_lsps(&mut net, &truth, 15, "moved");
+            invariants(&net, "moved");
+        }
+    }
+}
+
 #[test]
 fn a_thousand_nodes_start_up() {
     if number("WEFT_SIM_LARGE").is_none() {

@@ -137,6 +137,15 @@ impl World {
         (number, sent)
     }
 
+    /// Changes a host's addresses.
+    pub fn set_addresses(&mut self, number: usize, addresses: Vec<UnderlayAddress>) {
+        self.note(5, number, &[]);
+        self.by_address.retain(|_, owner| *owner != number);
+        self.by_address
+            .extend(addresses.iter().map(|a| (a.address, number)));
+        self.with(number, |host, now| host.set_addresses(now, addresses));
+    }
+
     /// Does something with a host and carries what it sends.
     pub fn with<T>(&mut self, number: usize, act: impl FnOnce(&mut Host, Micros) -> T) -> T {
         let result = act(&mut self.hosts[number], self.now);
