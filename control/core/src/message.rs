@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Longest control message in bytes, all its fragments together.
-pub const MAX_MESSAGE: usize = 24 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 24 * 1024;
 /// Most LSPs named in one refresh or unknown message.
 pub(crate) const MAX_IDS: usize = 64;
 /// Longest onion in an LSP set-up.
@@ -189,23 +189,6 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Hello(_) => "hello",
-            Self::Goodbye => "goodbye",
-            Self::Handshake(_) => "rekey",
-            Self::Topology(_) => "topology",
-            Self::Routed { .. } => "routed",
-            Self::LspSetup { .. } => "lsp_setup",
-            Self::LspAnswer { .. } => "lsp_answer",
-            Self::LspRefresh { .. } => "lsp_refresh",
-            Self::LspUnknown { .. } => "lsp_unknown",
-            Self::LspTeardown { .. } => "lsp_teardown",
-            Self::LspNotice { .. } => "lsp_notice",
-            Self::LabelUnknown { .. } => "label_unknown",
-        }
-    }
-
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(128);
         match self {

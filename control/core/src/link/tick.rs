@@ -13,6 +13,9 @@ use crate::{
     node::{Event, context::Context},
 };
 
+/// Control frames after which new keys are due, far below what the counter holds.
+const MANY_FRAMES: u32 = 1 << 20;
+
 impl Links {
     pub(crate) fn handle_timeout(&mut self, context: &mut Context<'_>) {
         while let Some(timer) = self.deadlines.pop_due(context.now) {
@@ -206,12 +209,14 @@ impl Links {
         if deaf {
             self.set_in_down(context, key, "it is silent");
         }
-        let capacity = 0;
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
+        if link.epoch().is_some_and(|e| e.frames.sent() > MANY_FRAMES) {
+            link.rekey_at = link.rekey_at.min(now);
+        }
         if link.in_up {
-            let fresh = link.meter.measured(capacity);
+            let fresh = link.meter.measured(0);
             if link.advertised.update(now, fresh) {
                 self.events.push_back(super::LinkEvent::Advertise);
             }

@@ -314,9 +314,9 @@ impl Sessions {
             .filter(|(_, (_, sent))| now.since(*sent) >= PING_WAIT)
             .map(|(ping, (id, _))| (*ping, *id))
             .collect();
-        silent
-            .iter()
-            .for_each(|(ping, _)| drop(session.oam.pings.remove(ping)));
+        silent.iter().for_each(|(ping, _)| {
+            session.oam.pings.remove(ping);
+        });
         let stuck: Vec<_> = session
             .oam
             .traces

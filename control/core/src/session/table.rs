@@ -561,7 +561,7 @@ impl Sessions {
         let session_of = |sessions: &Self, id: &SourceId| sessions.by_source.get(id).copied();
         match event {
             LspEvent::Arrived { id, payload } => self.on_arrived(context, mesh, id, &payload),
-            LspEvent::Gone { label, .. } => {
+            LspEvent::Gone { label } => {
                 let index = self
                     .sessions
                     .values()
@@ -618,7 +618,7 @@ impl Sessions {
                     self.tend(context, mesh, index);
                 }
             }
-            LspEvent::TooBig { id, .. } => {
+            LspEvent::TooBig { id } => {
                 if let Some(index) = session_of(self, &id) {
                     self.refresh_ingress(context, mesh, index);
                 }

@@ -168,6 +168,18 @@ impl Lab {
                 lines += &format!("{:>9.3} n{number} {line}\n", at.0 as f64 / 1e6);
             }
         }
+        for (number, host) in self.world.hosts.iter().enumerate() {
+            let counters = host
+                .node
+                .as_ref()
+                .map(|node| node.counters())
+                .unwrap_or_default();
+            let told: Vec<_> = counters
+                .iter()
+                .filter(|(name, _)| !name.contains("hello"))
+                .collect();
+            lines += &format!("n{number}: {told:?}; host: {:?}\n", host.counts);
+        }
         lines
     }
 
