@@ -106,7 +106,7 @@ fn pairs(net: &mut Net, truth: &Truth, rng: &mut Rng, wanted: usize) -> Vec<(usi
 /// Keeps sending on each pair until something arrives; then sends a burst of which most must.
 fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
     let start = net.world.now;
-    let mut open = pairs.to_vec();
+    let (mut open, mut last) = (pairs.to_vec(), None);
     let got = |net: &Net, a: usize, b: usize, since: Micros| {
         let from = net.world.hosts[a].id;
         net.world.hosts[b]
@@ -135,6 +135,7 @@ fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
             net.world.send(a, to);
         }
         net.world.run_ms(250);
+        last = open.first().copied();
         open.retain(|&(a, b)| got(net, a, b, start) == 0);
     }
     println!(
@@ -142,6 +143,12 @@ fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
         pairs.len(),
         net.world.now.since(start).0 as f64 / 1e6
     );
+    if net.world.now.since(start).as_secs() >= 5
+        && let Some((a, b)) = last
+    {
+        println!("  the last was n{a} to n{b}");
+        print!("{}{}", log_of(net, a, 25), log_of(net, b, 25));
+    }
     let since = net.world.now;
     let mut sent = 0;
     for _ in 0..20 {
