@@ -45,6 +45,8 @@ pub(crate) struct Hello {
     pub(crate) mtu: u16,
     /// Asks for a hello in answer at once.
     pub(crate) urgent: bool,
+    /// Traffic comes on this link: the other end should probe it often.
+    pub(crate) busy: bool,
     /// Of the reverse direction; none while nothing is heard.
     pub(crate) report: Option<Report>,
 }
@@ -212,7 +214,8 @@ impl Message {
                     .u32(hello.sequence)
                     .u64(hello.sent_at)
                     .u16(hello.mtu)
-                    .bool(hello.urgent);
+                    .bool(hello.urgent)
+                    .bool(hello.busy);
                 w.bool(hello.report.is_some());
                 if let Some(Report { heard, measured: m }) = hello.report {
                     w.u32(heard)
@@ -289,6 +292,7 @@ impl Message {
                 sent_at: r.u64()?,
                 mtu: r.u16()?,
                 urgent: r.bool("urgent")?,
+                busy: r.bool("busy")?,
                 report: if r.bool("report")? {
                     Some(Report {
                         heard: r.u32()?,
@@ -422,6 +426,7 @@ mod tests {
                 sent_at: 2,
                 mtu: 1500,
                 urgent: true,
+                busy: false,
                 report: None,
             }),
             Message::Hello(Hello {
@@ -429,6 +434,7 @@ mod tests {
                 sent_at: 2,
                 mtu: 1500,
                 urgent: false,
+                busy: true,
                 report: Some(Report { heard: 9, measured }),
             }),
             Message::Goodbye,

@@ -131,7 +131,10 @@ impl Links {
             return;
         };
         let now = context.now;
-        let interval = match (link.alive(), link.busy) {
+        let interval = match (
+            link.alive(),
+            link.busy || link.peer_busy || now < link.suspect_until,
+        ) {
             (false, _) => Micros(timers.probe_idle.0 * 3),
             (true, true) => timers.probe_busy,
             (true, false) => timers.probe_idle,
@@ -141,7 +144,6 @@ impl Links {
         if !link.probes.is_empty() && !late {
             link.unanswered += 1;
             link.echoes_in_row = 0;
-            link.echo_loss += (65_536 - link.echo_loss) / 16;
         }
         link.probes
             .retain(|sent| now.since(Micros(*sent)) < Micros::from_secs(2));
@@ -177,7 +179,7 @@ impl Links {
         let echoed = link.last_echo.is_some_and(|at| now.since(at) <= patience);
         let control_silent = now.since(link.last_control) > patience;
         let deaf = link.in_up && now.since(link.last_arrival) > patience;
-        if link.alive() && control_silent && !link.silent {
+        if echoed && link.unanswered == 0 && control_silent && !link.silent {
             link.silent = true;
             let node = link.peer;
             context

@@ -1,9 +1,9 @@
 //! The LSPs of sessions: primary and standby, switch-over, make-before-break.
 
 use super::{
-    message::Purpose,
+    message::{Purpose, SessionMessage},
     opening::{attach_mac, attach_reply},
-    table::{Mesh, Pending, PendingRole, Session, Sessions, forgotten},
+    table::{Mesh, Pending, PendingRole, Session, Sessions, TTL, forgotten},
 };
 use crate::{
     identity::NodeId,
@@ -318,6 +318,8 @@ impl Sessions {
             context.out.count("lsp_switches");
             context.out.event(Event::LspSwitched { to, path, why });
         }
+        // The peer may be waiting for a first sign over a way back there was none for until now.
+        self.send(context, index, &SessionMessage::Ack, None, TTL);
         self.tend_confirm(context, mesh, index);
         self.run_waiting(context, mesh, index);
     }

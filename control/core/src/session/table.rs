@@ -528,6 +528,7 @@ impl Sessions {
         session.last_heard = context.now;
         context.out.count("session_messages_received");
         self.on_epoch_heard(context, index, epoch);
+        self.run_waiting(context, mesh, index);
         match SessionMessage::decode(bytes) {
             Err(_) => context.out.count("session_message_malformed"),
             Ok(SessionMessage::Confirm) => {
