@@ -84,6 +84,30 @@ fn converge(net: &mut Net, limit_s: u64, what: &str) -> Truth {
                 log_of(net, about, 15)
             );
         }
+        if number("WEFT_SIM_VERBOSE").is_some() {
+            let (at, about, believes) = wrong[0];
+            let now = net.world.now;
+            println!(
+                "    {:.1} s: {} wrong, n{at} of n{about}: {believes}",
+                now.0 as f64 / 1e6,
+                wrong.len()
+            );
+            let node = net.world.hosts[at].node.as_ref().expect("it runs");
+            let to = net.world.hosts[about].id;
+            if believes {
+                let why = node.why(now, to, &Default::default());
+                let hops = why
+                    .path
+                    .iter()
+                    .map(|h| (net.world.number(&h.from), net.world.number(&h.to)));
+                let hops: Vec<_> = hops.filter_map(|(a, b)| Some((a?, b?))).collect();
+                let bad = hops.iter().find(|hop| !truth.links.contains(hop));
+                println!("      by {hops:?}, of which {bad:?} is not true");
+                if let Some(&(a, b)) = bad {
+                    print!("{}{}", log_of(net, a, 8), log_of(net, b, 8));
+                }
+            }
+        }
         net.world.run_ms(1000);
     }
 }

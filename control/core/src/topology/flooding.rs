@@ -115,9 +115,10 @@ struct Origination {
     /// Issue again though the content is the same (an LSA from before a restart was heard).
     supersede: bool,
     last: Option<Micros>,
-    last_urgent: Option<Micros>,
-    /// Least time between two urgent ones now.
-    interval: u64,
+    /// From when on an urgent one may be issued.
+    urgent_from: Micros,
+    /// When the urgent ones so far will be forgotten.
+    cool_at: Micros,
     refresh_at: Option<Micros>,
 }
 
@@ -260,10 +261,7 @@ impl Flooding {
         let own = &self.own;
         let wanted = own.wanted.as_ref()?;
         if own.is_urgent() {
-            return Some(
-                own.last_urgent
-                    .map_or(Micros(0), |at| at + Micros(own.interval)),
-            );
+            return Some(own.urgent_from);
         }
         if own.issued.as_ref() != Some(wanted) {
             return Some(
@@ -296,16 +294,12 @@ impl Flooding {
             lifetime_s
         };
         if self.own.is_urgent() {
-            let quiet = self
-                .own
-                .last_urgent
-                .is_none_or(|at| now.since(at).0 > 2 * self.own.interval);
-            self.own.interval = if quiet {
-                originate_min.0
-            } else {
-                (self.own.interval * 2).min(originate_max.0)
-            };
-            self.own.last_urgent = Some(now);
+            // Each one doubles the wait for the next, and half the longest wait without one halves it again.
+            let cools = originate_max.0 / 2;
+            self.own.cool_at = self.own.cool_at.max(now) + Micros(cools);
+            let heat = (self.own.cool_at.since(now).0 / cools.max(1)).clamp(1, 16) - 1;
+            let wait = (originate_min.0 << heat).min(originate_max.0);
+            self.own.urgent_from = now + Micros(wait);
         }
         self.own.sequence = self.own.sequence.saturating_add(1);
         self.own.last = Some(now);
