@@ -158,3 +158,14 @@ pub fn stamp<T: Tables>(
     put(fixed, TAG_OFFSET, tag.to_le_bytes());
     Ok(Stamped { seq })
 }
+
+/// Tags a handshake under the network's key: `payload` is whole but for the tag.
+pub fn stamp_handshake(key: [u64; 2], payload: &mut [u8]) -> Result<(), DropReason> {
+    let len = payload.len() as u32;
+    let Some(fixed) = payload.first_chunk_mut::<FIXED_LEN>() else {
+        return Err(DropReason::TooShort);
+    };
+    let tag = Fixed::read(fixed).expected_tag(key, len);
+    put(fixed, TAG_OFFSET, tag.to_le_bytes());
+    Ok(())
+}
