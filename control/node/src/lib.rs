@@ -1,3 +1,4 @@
 //! Everything of a node that knows Linux: sockets, netlink, eBPF, TUN, files and timers around `weft-core`.
 
+pub mod data;
 pub mod dataplane;
