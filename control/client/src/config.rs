@@ -214,7 +214,8 @@ impl Prefix {
         Ok(Self { address, len })
     }
 
-    fn network(address: IpAddr, len: u8) -> IpAddr {
+    /// The address with all bits behind the first `len` cleared.
+    pub fn network(address: IpAddr, len: u8) -> IpAddr {
         match address {
             IpAddr::V4(address) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
