@@ -2,4 +2,5 @@
 
 pub mod data;
 pub mod dataplane;
+pub mod netlink;
 pub mod tun;
