@@ -27,7 +27,6 @@ pub enum LinkState {
 }
 
 /// Map `rx_links`, index = slot: one (neighbour link, key epoch) we receive on. 64 bytes.
-#[derive(Debug)]
 #[repr(C)]
 pub struct RxLink {
     /// A [`LinkState`].
@@ -110,7 +109,6 @@ impl Encapsulation {
 }
 
 /// An [`Encapsulation`] in shared memory.
-#[derive(Debug)]
 #[repr(C)]
 pub struct EncapsulationCell(pub [Cell64; Encapsulation::WORDS]);
 
@@ -155,7 +153,6 @@ impl EncapsulationCell {
 ///
 /// Written once, but for the encapsulation: that has two slots, of which `generation` names the one in use. A change
 /// fills the other one and then counts `generation` up, so a reader sees the old or the new one, whole.
-#[derive(Debug)]
 #[repr(C)]
 pub struct NextHop {
     /// 0: not in use. Else its lowest bit is the index of the encapsulation in use.
@@ -211,7 +208,6 @@ impl NextHop {
 }
 
 /// Map `nh_groups`: a bucket per lane, each `primary << 32 | backup` as next-hop indices, 0 for none. 128 bytes.
-#[derive(Debug)]
 #[repr(C)]
 pub struct Group {
     /// One word per bucket, each written at once.
@@ -219,7 +215,6 @@ pub struct Group {
 }
 
 /// Map `config`, one entry.
-#[derive(Debug)]
 #[repr(C)]
 pub struct Config {
     /// Tag key of handshakes, little-endian words.

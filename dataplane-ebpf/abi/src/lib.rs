@@ -42,7 +42,7 @@ pub use tables::Tables;
 pub use underlay::{
     Address, Datagram, ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, underlay_overhead,
 };
-pub use verdict::{Action, DropReason, Stop, Verdict};
+pub use verdict::{DropReason, Fate, Outcome, Verdict};
 pub use verify::{Verified, verify};
 pub use window::{WINDOW_BITS, Window};
 pub use wire::{

@@ -1,9 +1,9 @@
 //! One frame from the wire to its fate. The whole of the data path, but for what the kernel alone can do.
 
 use crate::{
-    Action, Datagram, DropReason, ETHERNET_LEN, FIXED_LEN, Fixed, Forward, Frame, IPV4_LEN,
-    IPV6_LEN, Kind, Label, LabelEntry, PROBE_ECHO, PROBE_REQUEST, Route, Stop, TAG_OFFSET, Tables,
-    UDP_LEN, Verdict,
+    Address, Datagram, DropReason, ETHERNET_LEN, FIXED_LEN, Fixed, Forward, Frame, IPV4_LEN,
+    IPV6_LEN, Kind, Label, LabelEntry, Outcome, PROBE_ECHO, PROBE_REQUEST, Route, TAG_OFFSET,
+    Tables, UDP_LEN, Verdict,
     rewrite::{encapsulate, fits},
     route::route,
     underlay::{Reject, ipv4, ipv6},
@@ -13,117 +13,97 @@ use crate::{
 const V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
 const V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
 
-/// What the part that knows the address family hands to the part that does not.
-enum Admitted {
-    Up(Verdict),
-    Forward {
-        forward: Forward,
-        kind: Kind,
-        consumed: usize,
-        tos: u8,
-    },
+/// A verified packet that is to be sent on.
+struct Onward {
+    forward: Forward,
+    kind: Kind,
+    /// Bytes of headers before the link header.
+    consumed: usize,
+    /// Outer traffic class with ECN.
+    tos: u8,
 }
 
 /// Decides about a frame, rewrites it where it is sent on, and marks it where it is handed up verified.
 ///
-/// Counts labels; the caller counts the result. Nothing but labels, windows and sequence numbers is changed, and these
-/// only after the tag has verified.
+/// Counts labels; the caller counts the outcome. Nothing but labels, windows and sequence numbers is changed, and
+/// these only after the tag has verified.
 #[inline(always)]
-pub fn switch<T: Tables, F: Frame>(tables: &T, frame: &mut F) -> Result<Action, Stop> {
+pub fn switch<T: Tables, F: Frame>(tables: &T, frame: &mut F) -> Outcome {
     let Some(config) = tables.config() else {
-        return Err(Stop::NotOurs);
+        return Outcome::NOT_OURS;
     };
     let port = config.port.load() as u16;
-    let Some(ethernet) = frame.bytes::<ETHERNET_LEN>(0) else {
-        return Err(Stop::NotOurs);
-    };
     if port == 0 {
-        return Err(Stop::NotOurs);
+        return Outcome::NOT_OURS;
     }
-    let admitted = match [ethernet[12], ethernet[13]] {
-        [0x08, 0x00] => {
-            let datagram = ipv4(frame, port);
-            receive::<T, F, V4>(tables, frame, datagram)
-        }
-        [0x86, 0xdd] => {
-            let datagram = ipv6(frame, port);
-            receive::<T, F, V6>(tables, frame, datagram)
-        }
-        _ => return Err(Stop::NotOurs),
+    let Some(ethernet) = frame.bytes::<ETHERNET_LEN>(0) else {
+        return Outcome::NOT_OURS;
     };
-    match admitted? {
-        Admitted::Up(verdict) => Ok(Action::Up(verdict)),
-        Admitted::Forward {
-            forward,
-            kind,
-            consumed,
-            tos,
-        } => send(tables, frame, &forward, kind, consumed, tos),
+    match [ethernet[12], ethernet[13]] {
+        [0x08, 0x00] => match ipv4(frame, port) {
+            Ok(datagram) => inspect::<T, F, V4>(tables, frame, &datagram),
+            Err(reject) => reject_outcome(tables, reject),
+        },
+        [0x86, 0xdd] => match ipv6(frame, port) {
+            Ok(datagram) => inspect::<T, F, V6>(tables, frame, &datagram),
+            Err(reject) => reject_outcome(tables, reject),
+        },
+        _ => Outcome::NOT_OURS,
     }
 }
 
 #[inline(always)]
-fn receive<T: Tables, F: Frame, const AT: usize>(
-    tables: &T,
-    frame: &mut F,
-    datagram: Result<Datagram, Reject>,
-) -> Result<Admitted, Stop> {
-    let (reason, destination) = match datagram {
-        Ok(datagram) => match inspect::<T, F, AT>(tables, frame, &datagram) {
-            Ok(admitted) => return Ok(admitted),
-            Err(Refused::Stop(stop)) => return Err(stop),
-            Err(Refused::IfLocal(reason)) => (reason, datagram.destination),
-        },
-        Err(Reject::IfLocal(reason, destination)) => (reason, destination),
-        Err(Reject::Pass) => return Err(Stop::NotOurs),
-    };
-    // A gateway may route other hosts' datagrams to the same port: those pass.
+fn reject_outcome<T: Tables>(tables: &T, reject: Reject) -> Outcome {
+    match reject {
+        Reject::Pass => Outcome::NOT_OURS,
+        Reject::IfLocal(reason, destination) => drop_if_local(tables, destination, reason),
+    }
+}
+
+/// Dropped if the destination is this host's: a gateway may route other hosts' datagrams to the same port.
+#[inline(always)]
+fn drop_if_local<T: Tables>(tables: &T, destination: Address, reason: DropReason) -> Outcome {
     if tables.is_local(&destination) {
-        Err(Stop::Drop(reason))
+        Outcome::drop(reason)
     } else {
-        Err(Stop::NotOurs)
+        Outcome::NOT_OURS
     }
 }
 
-enum Refused {
-    /// Drop if the destination is this host's.
-    IfLocal(DropReason),
-    /// The destination is this host's.
-    Stop(Stop),
-}
-
-impl From<Stop> for Refused {
-    #[inline(always)]
-    fn from(stop: Stop) -> Self {
-        Self::Stop(stop)
-    }
-}
-
+// Every way out is a return of its own: results merged from several places hold unset parts, which the verifier
+// refuses to see moved about.
 #[inline(always)]
 fn inspect<T: Tables, F: Frame, const AT: usize>(
     tables: &T,
     frame: &mut F,
     datagram: &Datagram,
-) -> Result<Admitted, Refused> {
-    let len = datagram.len;
+) -> Outcome {
+    let (len, destination) = (datagram.len, datagram.destination);
     let Some(bytes) = frame.bytes::<FIXED_LEN>(AT) else {
-        return Err(Refused::IfLocal(DropReason::TooShort));
+        return drop_if_local(tables, destination, DropReason::TooShort);
     };
     let fixed = Fixed::read(bytes);
-    let kind = well_formed(&fixed, len).map_err(Refused::IfLocal)?;
+    let kind = match well_formed(&fixed, len) {
+        Ok(kind) => kind,
+        Err(reason) => return drop_if_local(tables, destination, reason),
+    };
     if let Kind::Handshake = kind {
-        admit_handshake(tables, &fixed, len).map_err(Refused::IfLocal)?;
-        return if tables.is_local(&datagram.destination) {
-            Ok(Admitted::Up(Verdict::Handshake))
-        } else {
-            Err(Refused::Stop(Stop::NotOurs))
+        return match admit_handshake(tables, &fixed, len) {
+            Err(reason) => drop_if_local(tables, destination, reason),
+            Ok(()) if tables.is_local(&destination) => Outcome::up(Verdict::Handshake),
+            Ok(()) => Outcome::NOT_OURS,
         };
     }
-    let link = live_link(tables, fixed.slot()).map_err(Refused::IfLocal)?;
-    if link.local() != datagram.destination && !tables.is_local(&datagram.destination) {
-        return Err(Refused::Stop(Stop::NotOurs));
+    let link = match live_link(tables, fixed.slot()) {
+        Ok(link) => link,
+        Err(reason) => return drop_if_local(tables, destination, reason),
+    };
+    if link.local() != destination && !tables.is_local(&destination) {
+        return Outcome::NOT_OURS;
     }
-    admit(tables, link, &fixed, len).map_err(|reason| Refused::Stop(Stop::Drop(reason)))?;
+    if let Err(reason) = admit(tables, link, &fixed, len) {
+        return Outcome::drop(reason);
+    }
 
     let lane = fixed.lane();
     let tos = datagram.tos;
@@ -131,28 +111,27 @@ fn inspect<T: Tables, F: Frame, const AT: usize>(
         Kind::Labelled => {
             let top = LabelEntry(fixed.top.swap_bytes());
             match route(tables, frame, AT, len, lane, top) {
-                Ok(Route::Forward(forward)) => Ok(Admitted::Forward {
-                    forward,
-                    kind,
-                    consumed: AT,
-                    tos,
-                }),
+                Ok(Route::Forward(forward)) => {
+                    let onward = Onward {
+                        forward,
+                        kind,
+                        consumed: AT,
+                        tos,
+                    };
+                    send(tables, frame, &onward)
+                }
                 Ok(Route::Deliver { label, .. }) => {
                     tables.count_label(label, len);
-                    hand_up::<T, F>(tables, frame, AT);
-                    Ok(Admitted::Up(Verdict::Deliver))
+                    mark(tables, frame, AT);
+                    Outcome::up(Verdict::Deliver)
                 }
-                Err(reason) if reason.is_handed_up() => {
-                    hand_up::<T, F>(tables, frame, AT);
-                    Err(Refused::Stop(Stop::HandUp(reason)))
-                }
-                Err(reason) => Err(Refused::Stop(Stop::Drop(reason))),
+                Err(reason) => refuse(tables, frame, AT, kind, reason),
             }
         }
         Kind::Probe if fixed.top as u8 == PROBE_REQUEST => {
             let next_hop = link.echo.load();
             if next_hop == 0 {
-                return Err(Refused::Stop(Stop::Drop(DropReason::NoEcho)));
+                return Outcome::drop(DropReason::NoEcho);
             }
             let top = [PROBE_ECHO, 0, 0, 0];
             let verdict = Verdict::ProbeEchoed;
@@ -165,73 +144,86 @@ fn inspect<T: Tables, F: Frame, const AT: usize>(
                 top,
                 len,
             };
-            Ok(Admitted::Forward {
+            let onward = Onward {
                 forward,
                 kind,
                 consumed: AT,
                 tos,
-            })
+            };
+            send(tables, frame, &onward)
         }
         Kind::Probe => {
-            hand_up::<T, F>(tables, frame, AT);
-            Ok(Admitted::Up(Verdict::ProbeReply))
+            mark(tables, frame, AT);
+            Outcome::up(Verdict::ProbeReply)
         }
         Kind::Control | Kind::Handshake => {
-            hand_up::<T, F>(tables, frame, AT);
-            Ok(Admitted::Up(Verdict::Control))
+            mark(tables, frame, AT);
+            Outcome::up(Verdict::Control)
         }
     }
 }
 
 #[inline(always)]
-fn send<T: Tables, F: Frame>(
-    tables: &T,
-    frame: &mut F,
-    forward: &Forward,
-    kind: Kind,
-    consumed: usize,
-    tos: u8,
-) -> Result<Action, Stop> {
-    let refuse = |frame: &mut F, reason: DropReason| {
-        if matches!(kind, Kind::Labelled) && reason.is_handed_up() {
-            hand_up::<T, F>(tables, frame, consumed);
-            Err(Stop::HandUp(reason))
-        } else {
-            Err(Stop::Drop(reason))
-        }
+fn send<T: Tables, F: Frame>(tables: &T, frame: &mut F, onward: &Onward) -> Outcome {
+    let Onward {
+        forward,
+        kind,
+        consumed,
+        tos,
+    } = onward;
+    let Some(hop) = tables.next_hop(forward.next_hop) else {
+        return refuse(tables, frame, *consumed, *kind, DropReason::NoNextHop);
     };
-    let hop = tables.next_hop(forward.next_hop);
-    let Some((hop, encapsulation)) = hop.and_then(|hop| Some((hop, hop.encapsulation()?))) else {
-        return refuse(frame, DropReason::NoNextHop);
+    let Some(encapsulation) = hop.encapsulation() else {
+        return refuse(tables, frame, *consumed, *kind, DropReason::NoNextHop);
     };
     let (ifindex, mtu, _) = encapsulation.egress();
     if !fits(encapsulation.family(), mtu, forward.len) {
-        return refuse(frame, DropReason::TooBig);
+        return refuse(tables, frame, *consumed, *kind, DropReason::TooBig);
     }
     if ifindex == 0 {
-        hand_up::<T, F>(tables, frame, consumed);
-        return Ok(Action::Up(Verdict::Software));
+        mark(tables, frame, *consumed);
+        return Outcome::up(Verdict::Software);
     }
-    encapsulate(
+    let sent = encapsulate(
         tables,
         frame,
-        consumed,
-        tos,
-        kind,
+        *consumed,
+        *tos,
+        *kind,
         hop,
         encapsulation,
         forward,
-    )
-    .map_err(Stop::Drop)?;
+    );
+    if let Err(reason) = sent {
+        return Outcome::drop(reason);
+    }
     if let Kind::Labelled = kind {
         tables.count_label(forward.label, forward.len + forward.popped);
     }
-    Ok(Action::Out(forward.verdict, ifindex))
+    Outcome::out(forward.verdict, ifindex)
+}
+
+/// Not sent on: handed up where the daemon may answer the sender, dropped otherwise.
+#[inline(always)]
+fn refuse<T: Tables, F: Frame>(
+    tables: &T,
+    frame: &mut F,
+    at: usize,
+    kind: Kind,
+    reason: DropReason,
+) -> Outcome {
+    if matches!(kind, Kind::Labelled) && reason.is_handed_up() {
+        mark(tables, frame, at);
+        Outcome::hand_up(reason)
+    } else {
+        Outcome::drop(reason)
+    }
 }
 
 /// Marks a packet as verified: the cookie in place of the tag, no UDP checksum.
 #[inline(always)]
-fn hand_up<T: Tables, F: Frame>(tables: &T, frame: &mut F, at: usize) {
+fn mark<T: Tables, F: Frame>(tables: &T, frame: &mut F, at: usize) {
     let Some(config) = tables.config() else {
         return;
     };

@@ -174,22 +174,89 @@ impl DropReason {
     }
 }
 
-/// Why processing stopped without forwarding.
+/// Which way a frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Not for the mesh, or not for this host.
-    NotOurs,
+#[repr(u8)]
+pub enum Fate {
+    /// Up the stack of this host, untouched or marked as verified.
+    Up,
+    /// Out of an interface, with new headers.
+    Out,
     /// Dropped.
-    Drop(DropReason),
-    /// Not forwarded; the packet is marked verified and goes up.
-    HandUp(DropReason),
+    Drop,
+    /// Up the stack, marked as verified: the daemon may answer its sender.
+    HandUp,
 }
 
-/// What is done with the frame.
+/// What became of a frame.
+///
+/// A plain struct in which every field is always set: LLVM reads the unset fields of an enum's other variants before
+/// it looks at the discriminant, which the verifier refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Up the stack of this host.
-    Up(Verdict),
-    /// Out of the interface with this index; the frame holds the new headers.
-    Out(Verdict, u32),
+pub struct Outcome {
+    /// Which way it goes.
+    pub fate: Fate,
+    /// `Pass` where it was dropped or handed up.
+    pub verdict: Verdict,
+    /// Meaningful where it was dropped or handed up.
+    pub reason: DropReason,
+    /// Interface it goes out of; 0 where it does not.
+    pub ifindex: u32,
+}
+
+impl Outcome {
+    /// Not for the mesh, or not for this host.
+    pub const NOT_OURS: Self = Self::up(Verdict::Pass);
+
+    /// Up the stack.
+    #[inline(always)]
+    pub const fn up(verdict: Verdict) -> Self {
+        Self {
+            fate: Fate::Up,
+            verdict,
+            reason: DropReason::TooShort,
+            ifindex: 0,
+        }
+    }
+
+    /// Out of an interface.
+    #[inline(always)]
+    pub const fn out(verdict: Verdict, ifindex: u32) -> Self {
+        Self {
+            fate: Fate::Out,
+            verdict,
+            reason: DropReason::TooShort,
+            ifindex,
+        }
+    }
+
+    /// Dropped.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self {
+            fate: Fate::Drop,
+            verdict: Verdict::Pass,
+            reason,
+            ifindex: 0,
+        }
+    }
+
+    /// Handed up, marked.
+    #[inline(always)]
+    pub const fn hand_up(reason: DropReason) -> Self {
+        Self {
+            fate: Fate::HandUp,
+            verdict: Verdict::Pass,
+            reason,
+            ifindex: 0,
+        }
+    }
+
+    /// The name of the verdict or of the reason.
+    pub const fn name(self) -> &'static str {
+        match self.fate {
+            Fate::Up | Fate::Out => self.verdict.name(),
+            Fate::Drop | Fate::HandUp => self.reason.name(),
+        }
+    }
 }

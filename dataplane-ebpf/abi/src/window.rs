@@ -16,7 +16,6 @@ const RETRIES: usize = 8;
 pub const WINDOW_BITS: u32 = (WORDS as u32 - 1) * BLOCK_BITS;
 
 /// Map value: the window of one lane of one slot, and what it admitted. 576 bytes, nine cache lines.
-#[derive(Debug)]
 #[repr(C)]
 pub struct Window {
     /// Highest sequence number seen in the upper half, number of packets admitted in the lower.
