@@ -1,9 +1,10 @@
-//! How a program talks to the `weftd` of its host: the local API's [types](api) and a blocking [client](Client).
+//! What `weftd` and its clients share: the local API's [types](api) and a blocking [client](Client), the
+//! [configuration file](config) and the [secrets' files](secrets).
 //!
 //! ```no_run
-//! use weft_client::{Client, DEFAULT_SOCKET};
+//! use weft_client::{Client, config::Layout};
 //!
-//! let mut weft = Client::connect(DEFAULT_SOCKET)?;
+//! let mut weft = Client::connect(Layout::system().socket)?;
 //! for node in weft.nodes()? {
 //!     println!("{} {}", node.name, node.overlay_address);
 //! }
@@ -15,10 +16,9 @@
 
 pub mod api;
 mod client;
+pub mod config;
 mod error;
+pub mod secrets;
 
 pub use client::{Client, Stream};
 pub use error::Error;
-
-/// Where `weftd` listens when no other folder was chosen.
-pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
