@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use weft_abi::{Label, LfibEntry, NextHopIndex, GroupIndex, Slot, TagKey};
+use weft_abi::{GroupIndex, Label, LfibEntry, NextHopIndex, Slot, TagKey};
 
 use crate::{identity::NodeId, session::SessionKeys};
 
@@ -119,19 +119,44 @@ pub enum Answer {
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A whole datagram of kind 2 (link handshake) whose tag verified under the network's key.
-    Handshake { path: UnderlayPath, datagram: &'a [u8] },
+    Handshake {
+        path: UnderlayPath,
+        datagram: &'a [u8],
+    },
     /// Link control (kind 3) that passed tag and window: the bytes from offset 16 on (u32 zero, counter, ciphertext).
-    Control { slot: Slot, path: UnderlayPath, body: &'a [u8] },
+    Control {
+        slot: Slot,
+        path: UnderlayPath,
+        body: &'a [u8],
+    },
     /// Our own probe came back from the neighbour's forwarding plane: the 12 bytes from offset 16 on.
-    ProbeEcho { slot: Slot, path: UnderlayPath, body: [u8; 12] },
+    ProbeEcho {
+        slot: Slot,
+        path: UnderlayPath,
+        body: [u8; 12],
+    },
     /// The forwarding plane could not forward a labelled packet: the label entry it arrived with and the 8 bytes of
     /// its session counter.
-    Exception { slot: Slot, label: Label, counter: u64, exception: Exception },
+    Exception {
+        slot: Slot,
+        label: Label,
+        counter: u64,
+        exception: Exception,
+    },
     /// What the windows of a receiving slot counted, polled about once a second.
-    SlotCounters { slot: Slot, highest_seq_sum: u64, received: u64, bytes: u64 },
+    SlotCounters {
+        slot: Slot,
+        highest_seq_sum: u64,
+        received: u64,
+        bytes: u64,
+    },
     /// A message of the session itself (its plaintext begins with a nibble 0), decrypted by the shell.
     /// `label` is the one it was delivered on; `session` the index from [`SessionOp::Install`].
-    SessionMessage { session: SessionIndex, label: Label, message: &'a [u8] },
+    SessionMessage {
+        session: SessionIndex,
+        label: Label,
+        message: &'a [u8],
+    },
     /// Traffic for an overlay address or prefix without a session: set one up.
     NoSession { destination: IpAddr },
     /// Traffic moved over the session since the last such input (keeps it from idling out).
@@ -139,7 +164,11 @@ pub enum Input<'a> {
     /// All addresses of this host that links may start from, whenever that set changed (and once at the start).
     Underlay { addresses: &'a [UnderlayAddress] },
     /// The path's usable MTU in bytes of IP packet changed, or a next hop could (not) be resolved.
-    NextHopState { next_hop: NextHopIndex, resolved: bool, mtu: u16 },
+    NextHopState {
+        next_hop: NextHopIndex,
+        resolved: bool,
+        mtu: u16,
+    },
     /// A request from the API.
     Command { id: CommandId, command: Command },
 }
@@ -162,19 +191,31 @@ pub enum DataplaneOp {
         echo: Option<NextHopIndex>,
     },
     /// The echo next hop of a slot changed (after a rekey of the reverse direction).
-    SetEcho { slot: Slot, echo: Option<NextHopIndex> },
+    SetEcho {
+        slot: Slot,
+        echo: Option<NextHopIndex>,
+    },
     /// The epoch is over: what still comes is dropped as `StaleEpoch`.
     RetireSlot { slot: Slot },
     /// The slot may be reused.
     RemoveSlot { slot: Slot },
     /// A next hop: everything needed to send on one link with one key epoch. Written once, then only `SetNextHopUp`.
-    AddNextHop { index: NextHopIndex, path: UnderlayPath, slot: Slot, key: TagKey, mtu: u16 },
+    AddNextHop {
+        index: NextHopIndex,
+        path: UnderlayPath,
+        slot: Slot,
+        key: TagKey,
+        mtu: u16,
+    },
     /// One write repairs every label that uses it.
     SetNextHopUp { index: NextHopIndex, up: bool },
     /// Nothing uses it any more.
     RemoveNextHop { index: NextHopIndex },
     /// All 16 buckets of a group: (primary, backup).
-    SetGroup { group: GroupIndex, buckets: [(NextHopIndex, NextHopIndex); 16] },
+    SetGroup {
+        group: GroupIndex,
+        buckets: [(NextHopIndex, NextHopIndex); 16],
+    },
     /// Writes one LFIB word. An empty entry removes the label.
     SetLabel { label: Label, entry: LfibEntry },
 }
@@ -194,16 +235,30 @@ pub struct LspIngress {
 #[derive(Clone, Debug)]
 pub enum SessionOp {
     /// A new session. Its transmit side is unusable until `SetIngress`.
-    Install { session: SessionIndex, peer: NodeId, address: Ipv6Addr },
+    Install {
+        session: SessionIndex,
+        peer: NodeId,
+        address: Ipv6Addr,
+    },
     /// New keys; the newest is used to send, the receiver selects by the counter's epoch byte, older ones stay until
     /// `DropEpoch`.
-    AddEpoch { session: SessionIndex, epoch: u8, keys: SessionKeys },
+    AddEpoch {
+        session: SessionIndex,
+        epoch: u8,
+        keys: SessionKeys,
+    },
     /// The receiver forgets this epoch.
     DropEpoch { session: SessionIndex, epoch: u8 },
     /// Labels on which this session's traffic is delivered here (complete set).
-    SetDelivery { session: SessionIndex, labels: Vec<Label> },
+    SetDelivery {
+        session: SessionIndex,
+        labels: Vec<Label>,
+    },
     /// The LSP to send on from now on; `None`: queue nothing, drop under the name `no_lsp`.
-    SetIngress { session: SessionIndex, ingress: Option<LspIngress> },
+    SetIngress {
+        session: SessionIndex,
+        ingress: Option<LspIngress>,
+    },
     /// Gone, with its keys.
     Remove { session: SessionIndex },
 }
@@ -216,14 +271,24 @@ pub enum Output {
     /// Send link control (kind 3) or a probe (kind 4) on a next hop: the shell puts the 16-byte link header before
     /// `body` (bytes 16 on), with the next sequence number of lane 0, and tags it. Sent even while the next hop is
     /// marked down (probes find out when it is up again).
-    SendLink { next_hop: NextHopIndex, kind: weft_abi::Kind, body: Bytes },
+    SendLink {
+        next_hop: NextHopIndex,
+        kind: weft_abi::Kind,
+        body: Bytes,
+    },
     /// Encrypt and send a message of the session itself (its plaintext begins with a nibble 0), with this TTL, on
     /// `ingress` (or on the session's own when none).
     ///
     /// `counter` is the whole AEAD counter to use: epoch in bits 56..64, bit 55 set (counters with bit 55 clear are
     /// the shell's own, for traffic), a number below. Each of the two spaces has its own replay window at the
     /// receiver. The core knows the counter and so matches `Input::Exception`s that transits report to its traces.
-    SendSession { session: SessionIndex, ingress: Option<LspIngress>, ttl: u8, counter: u64, message: Bytes },
+    SendSession {
+        session: SessionIndex,
+        ingress: Option<LspIngress>,
+        ttl: u8,
+        counter: u64,
+        message: Bytes,
+    },
     /// Forwarding tables.
     Dataplane(DataplaneOp),
     /// Session table.
