@@ -55,6 +55,17 @@ pub fn build(profile: Profile) -> Result<Programs> {
     Ok(programs)
 }
 
+/// The programs a lab or the demo shall run: those in `WEFT_BIN_DIR`, else a fresh release build.
+///
+/// # Errors
+/// As [`build`], or when the named folder has none.
+pub fn for_lab() -> Result<Programs> {
+    if std::env::var_os("WEFT_BIN_DIR").is_some() {
+        return Programs::find();
+    }
+    build(Profile::Release)
+}
+
 /// Cargo in the workspace, told which linker setup found.
 #[must_use]
 pub fn cargo(ebpf: &setup::toolchain::Ebpf) -> Command {

@@ -61,21 +61,33 @@ impl Capture {
     /// When there is no such interface or the privilege is missing.
     pub fn start(namespace: &Netns, interface: &str, pattern: &[u8]) -> Result<Self> {
         let socket = namespace.run(|| open(interface))?.with_context(|| {
-            format!("cannot capture on {interface} in the namespace {}", namespace.name())
+            format!(
+                "cannot capture on {interface} in the namespace {}",
+                namespace.name()
+            )
         })?;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
             let (seen, stop, pattern) = (Arc::clone(&seen), Arc::clone(&stop), pattern.to_vec());
-            std::thread::Builder::new().name("capture".into()).spawn(move || read(&socket, &seen, &stop, &pattern))?
+            std::thread::Builder::new()
+                .name("capture".into())
+                .spawn(move || read(&socket, &seen, &stop, &pattern))?
         };
-        Ok(Self { seen, stop, thread: Some(thread) })
+        Ok(Self {
+            seen,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// What it saw so far.
     #[must_use]
     pub fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Stops it and gives what it saw.
@@ -113,8 +125,16 @@ fn open(interface: &str) -> Result<OwnedFd> {
     }
     // SAFETY: just opened, owned by nobody else.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    option(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &(64_i32 << 20))?;
-    let timeout = libc::timeval { tv_sec: 0, tv_usec: 20_000 };
+    option(
+        &socket,
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        &(64_i32 << 20),
+    )?;
+    let timeout = libc::timeval {
+        tv_sec: 0,
+        tv_usec: 20_000,
+    };
     option(&socket, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &timeout)?;
     let name = CString::new(interface)?;
     // SAFETY: `name` is a C string.
@@ -128,8 +148,13 @@ fn open(interface: &str) -> Result<OwnedFd> {
     address.sll_protocol = protocol;
     address.sll_ifindex = i32::try_from(index)?;
     // SAFETY: the address is a `sockaddr_ll` of the size given.
-    let bound =
-        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size_of_val(&address) as libc::socklen_t) };
+    let bound = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    };
     if bound != 0 {
         return Err(io::Error::last_os_error().into());
     }
@@ -140,9 +165,19 @@ fn option<T>(socket: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<(
     // SAFETY: the value lives through the call and has the size given.
     let set = unsafe {
         let pointer: *const T = value;
-        libc::setsockopt(socket.as_raw_fd(), level, name, pointer.cast(), size_of::<T>() as libc::socklen_t)
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            pointer.cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
     };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn read(socket: &OwnedFd, seen: &Mutex<Seen>, stop: &AtomicBool, pattern: &[u8]) -> Result<()> {
@@ -185,7 +220,10 @@ fn read(socket: &OwnedFd, seen: &Mutex<Seen>, stop: &AtomicBool, pattern: &[u8])
         seen.matches += u64::from(hit);
         if seen.kept + length <= KEPT_BYTES {
             seen.kept += length;
-            seen.frames.push(Frame { outgoing: from.sll_pkttype == libc::PACKET_OUTGOING, bytes: frame.to_vec() });
+            seen.frames.push(Frame {
+                outgoing: from.sll_pkttype == libc::PACKET_OUTGOING,
+                bytes: frame.to_vec(),
+            });
         }
     }
 }
@@ -212,7 +250,9 @@ fn count_missed(socket: &OwnedFd, seen: &Mutex<Seen>) {
 /// Whether `needle` is in `hay`.
 #[must_use]
 pub fn contains(hay: &[u8], needle: &[u8]) -> bool {
-    let Some((&first, rest)) = needle.split_first() else { return true };
+    let Some((&first, rest)) = needle.split_first() else {
+        return true;
+    };
     let mut from = 0;
     while let Some(at) = hay[from..].iter().position(|b| *b == first) {
         from += at + 1;

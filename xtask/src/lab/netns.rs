@@ -43,8 +43,12 @@ impl Netns {
     /// When there is none of this name.
     pub fn open(name: &str) -> Result<Self> {
         let path = path_of(name);
-        let file = File::open(&path).with_context(|| format!("there is no network namespace {}", path.display()))?;
-        Ok(Self { name: name.to_owned(), file: Arc::new(file) })
+        let file = File::open(&path)
+            .with_context(|| format!("there is no network namespace {}", path.display()))?;
+        Ok(Self {
+            name: name.to_owned(),
+            file: Arc::new(file),
+        })
     }
 
     /// Its name.
@@ -83,10 +87,12 @@ impl Netns {
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<std::thread::JoinHandle<Result<T>>> {
         let namespace = self.clone();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            namespace.enter()?;
-            work()
-        })?;
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                namespace.enter()?;
+                work()
+            })?;
         Ok(thread)
     }
 
@@ -98,10 +104,12 @@ impl Netns {
         // SAFETY: between fork and exec only `setns` is called, which is async-signal-safe; `file` keeps the
         // descriptor open, and an error carries no allocation.
         unsafe {
-            command.pre_exec(move || match libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
+            command.pre_exec(
+                move || match libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                },
+            );
         }
         command
     }
@@ -111,7 +119,10 @@ impl Netns {
     /// # Errors
     /// What `ip` says.
     pub fn ip(&self, lines: &str) -> Result<()> {
-        batch(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)
+        batch(
+            Command::new("ip").args(["-n", &self.name, "-batch", "-"]),
+            lines,
+        )
     }
 
     /// Writes `/proc/sys/net/NAME`.
@@ -120,17 +131,24 @@ impl Netns {
     /// When the kernel refuses it.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         let path = Path::new("/proc/sys/net").join(name);
-        self.run(|| fs::write(&path, value))?.with_context(|| format!("cannot write {value} to {}", path.display()))
+        self.run(|| fs::write(&path, value))?
+            .with_context(|| format!("cannot write {value} to {}", path.display()))
     }
 
     /// Processes inside.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
-        let Ok(own) = self.file.metadata().map(|m| (m.dev(), m.ino())) else { return Vec::new() };
-        let Ok(all) = fs::read_dir("/proc") else { return Vec::new() };
+        let Ok(own) = self.file.metadata().map(|m| (m.dev(), m.ino())) else {
+            return Vec::new();
+        };
+        let Ok(all) = fs::read_dir("/proc") else {
+            return Vec::new();
+        };
         all.flatten()
             .filter_map(|p| p.file_name().to_str()?.parse::<i32>().ok())
-            .filter(|pid| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| (m.dev(), m.ino()) == own))
+            .filter(|pid| {
+                fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|m| (m.dev(), m.ino()) == own)
+            })
             .collect()
     }
 
@@ -139,7 +157,10 @@ impl Netns {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             // Never ourselves: a thread of this process may be inside, but /proc/PID/ns is the main thread's.
-            let processes = self.processes().into_iter().filter(|p| u32::try_from(*p) != Ok(std::process::id()));
+            let processes = self
+                .processes()
+                .into_iter()
+                .filter(|p| u32::try_from(*p) != Ok(std::process::id()));
             let mut left = 0;
             for pid in processes {
                 left += 1;
@@ -157,7 +178,11 @@ impl Netns {
         // SAFETY: moves only the calling thread; the descriptor is open and names a network namespace.
         let entered = unsafe { libc::setns(self.file.as_raw_fd(), libc::CLONE_NEWNET) };
         if entered != 0 {
-            bail!("cannot enter the network namespace {}: {}", self.name, io::Error::last_os_error());
+            bail!(
+                "cannot enter the network namespace {}: {}",
+                self.name,
+                io::Error::last_os_error()
+            );
         }
         Ok(())
     }
@@ -194,11 +219,19 @@ pub(super) fn batch(command: &mut Command, lines: &str) -> Result<()> {
         .spawn()
         .with_context(|| format!("cannot start `{}`", term::shown(command)))?;
     // A command that ends early closes the pipe; its own message says why.
-    let _ = child.stdin.take().context("no pipe")?.write_all(lines.as_bytes());
+    let _ = child
+        .stdin
+        .take()
+        .context("no pipe")?
+        .write_all(lines.as_bytes());
     let output = child.wait_with_output()?;
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr);
-        bail!("`{}` refused: {}; its input was:\n{lines}", term::shown(command), why.trim());
+        bail!(
+            "`{}` refused: {}; its input was:\n{lines}",
+            term::shown(command),
+            why.trim()
+        );
     }
     Ok(())
 }
@@ -215,7 +248,10 @@ pub fn gro_on(interface: &str) -> io::Result<()> {
         command: u32,
         data: u32,
     }
-    let mut value = Value { command: ETHTOOL_SGRO, data: 1 };
+    let mut value = Value {
+        command: ETHTOOL_SGRO,
+        data: 1,
+    };
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -225,7 +261,8 @@ pub fn gro_on(interface: &str) -> io::Result<()> {
         *to = from as libc::c_char;
     }
     request.ifr_ifru.ifru_data = (&raw mut value).cast();
-    let socket = std::net::UdpSocket::bind("127.0.0.1:0").or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0")
+        .or_else(|_| std::net::UdpSocket::bind("0.0.0.0:0"))?;
     // SAFETY: the request names a NUL-terminated interface and points to a live `ethtool_value`.
     match unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL, &raw mut request) } {
         0 => Ok(()),

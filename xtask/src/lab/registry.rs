@@ -77,18 +77,31 @@ impl Entry {
             let folder = base().join(&id);
             match fs::create_dir(&folder) {
                 Ok(()) => {
-                    let owner = lock(&folder.join("owner"), true)?.context("a new lab's lock is taken")?;
-                    let record =
-                        Record { id, name: name.to_owned(), pid: std::process::id(), ..Record::default() };
-                    let entry = Self { folder, _owner: owner };
+                    let owner =
+                        lock(&folder.join("owner"), true)?.context("a new lab's lock is taken")?;
+                    let record = Record {
+                        id,
+                        name: name.to_owned(),
+                        pid: std::process::id(),
+                        ..Record::default()
+                    };
+                    let entry = Self {
+                        folder,
+                        _owner: owner,
+                    };
                     entry.write(&record)?;
                     return Ok((entry, record));
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(e).with_context(|| format!("cannot make {}", folder.display())),
+                Err(e) => {
+                    return Err(e).with_context(|| format!("cannot make {}", folder.display()));
+                }
             }
         }
-        anyhow::bail!("no free name for a lab in {}: remove old ones with `cargo xtask lab down`", base().display())
+        anyhow::bail!(
+            "no free name for a lab in {}: remove old ones with `cargo xtask lab down`",
+            base().display()
+        )
     }
 
     /// The lab's folder.
@@ -102,8 +115,12 @@ impl Entry {
     /// # Errors
     /// When it cannot be written.
     pub fn write(&self, record: &Record) -> Result<()> {
-        let (new, file) = (self.folder.join("lab.json.new"), self.folder.join("lab.json"));
-        fs::write(&new, serde_json::to_vec_pretty(record)?).and_then(|()| fs::rename(&new, &file))
+        let (new, file) = (
+            self.folder.join("lab.json.new"),
+            self.folder.join("lab.json"),
+        );
+        fs::write(&new, serde_json::to_vec_pretty(record)?)
+            .and_then(|()| fs::rename(&new, &file))
             .with_context(|| format!("cannot write {}", file.display()))
     }
 }
@@ -116,7 +133,9 @@ pub fn list() -> Result<Vec<(Record, bool)>> {
     let _all = lock_all()?;
     let mut labs = Vec::new();
     for folder in folders() {
-        let Some(record) = read(&folder) else { continue };
+        let Some(record) = read(&folder) else {
+            continue;
+        };
         let owned = matches!(lock(&folder.join("owner"), false), Ok(None));
         labs.push((record, owned));
     }
@@ -136,11 +155,16 @@ pub fn sweep() -> Result<()> {
 
 fn sweep_locked() {
     for folder in folders() {
-        let Ok(Some(_owner)) = lock(&folder.join("owner"), false) else { continue };
+        let Ok(Some(_owner)) = lock(&folder.join("owner"), false) else {
+            continue;
+        };
         match read(&folder) {
             Some(record) if record.keep => {}
             Some(record) => {
-                term::warn(&format!("removing what is left of lab {} ({})", record.id, record.name));
+                term::warn(&format!(
+                    "removing what is left of lab {} ({})",
+                    record.id, record.name
+                ));
                 demolish(&record, &folder);
             }
             None => drop(fs::remove_dir_all(&folder)),
@@ -170,16 +194,17 @@ pub fn demolish(record: &Record, folder: &Path) {
         }
     }
     for mount in &record.mounts {
-        let Ok(path) = std::ffi::CString::new(mount.as_os_str().as_encoded_bytes()) else { continue };
+        let Ok(path) = std::ffi::CString::new(mount.as_os_str().as_encoded_bytes()) else {
+            continue;
+        };
         // SAFETY: `path` is a C string; detaching a mount that we recorded.
         unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
     }
-    if complaints.is_empty() {
-        if let Err(e) = fs::remove_dir_all(folder)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            complaints.push(format!("{}: {e}", folder.display()));
-        }
+    if complaints.is_empty()
+        && let Err(e) = fs::remove_dir_all(folder)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        complaints.push(format!("{}: {e}", folder.display()));
     }
     for complaint in complaints {
         term::bad(&format!("lab {}: {complaint}", record.id));
@@ -210,7 +235,11 @@ fn lock(path: &Path, wait: bool) -> Result<Option<File>> {
         .write(true)
         .open(path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    let how = if wait { libc::LOCK_EX } else { libc::LOCK_EX | libc::LOCK_NB };
+    let how = if wait {
+        libc::LOCK_EX
+    } else {
+        libc::LOCK_EX | libc::LOCK_NB
+    };
     loop {
         // SAFETY: the descriptor is open for the duration of the call.
         if unsafe { libc::flock(file.as_raw_fd(), how) } == 0 {

@@ -196,7 +196,9 @@ impl Topology {
             line: None,
             message: format!("cannot be read: {e}; name an existing topology file"),
         })?;
-        let stem = path.file_stem().map_or_else(|| "lab".into(), |s| s.to_string_lossy());
+        let stem = path
+            .file_stem()
+            .map_or_else(|| "lab".into(), |s| s.to_string_lossy());
         Self::parse(&text, &file, &stem)
     }
 
@@ -206,7 +208,8 @@ impl Topology {
     /// As [`Topology::read`].
     pub fn parse(text: &str, file: &str, name: &str) -> Result<Self, TopologyError> {
         let parser = Parser { text, file };
-        let raw: RawTopology = toml::from_str(text).map_err(|e| parser.error(e.span(), e.message().to_owned()))?;
+        let raw: RawTopology =
+            toml::from_str(text).map_err(|e| parser.error(e.span(), e.message().to_owned()))?;
         parser.topology(raw, name)
     }
 }
@@ -218,8 +221,17 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn error(&self, span: Option<Range<usize>>, message: String) -> TopologyError {
-        let line = span.map(|s| 1 + self.text.get(..s.start).map_or(0, |before| before.matches('\n').count()));
-        TopologyError { file: self.file.to_owned(), line, message }
+        let line = span.map(|s| {
+            1 + self
+                .text
+                .get(..s.start)
+                .map_or(0, |before| before.matches('\n').count())
+        });
+        TopologyError {
+            file: self.file.to_owned(),
+            line,
+            message,
+        }
     }
 
     fn topology(&self, raw: RawTopology, name: &str) -> Result<Topology, TopologyError> {
@@ -228,11 +240,18 @@ impl Parser<'_> {
                 self.name(&given, "a lab's name")?;
                 given.into_inner()
             }
-            None => name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(24).collect(),
+            None => name
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+                .take(24)
+                .collect(),
         };
         if raw.nodes.is_empty() || raw.nodes.len() > MAX_NODES {
             let count = raw.nodes.len();
-            return Err(self.error(None, format!("has {count} nodes; between 1 and {MAX_NODES} `[nodes.NAME]` are right")));
+            return Err(self.error(
+                None,
+                format!("has {count} nodes; between 1 and {MAX_NODES} `[nodes.NAME]` are right"),
+            ));
         }
         let mut nodes = BTreeMap::new();
         for (name, node) in raw.nodes {
@@ -242,24 +261,40 @@ impl Parser<'_> {
             }
             let spec = NodeSpec {
                 tun: node.tun.unwrap_or(true),
-                advertise: node.advertise.into_iter().map(Spanned::into_inner).collect(),
+                advertise: node
+                    .advertise
+                    .into_iter()
+                    .map(Spanned::into_inner)
+                    .collect(),
                 config: node.config,
                 daemon: node.daemon.unwrap_or(true),
             };
             nodes.insert(name.into_inner(), spec);
         }
         if raw.link.len() > MAX_LINKS {
-            return Err(self.error(None, format!("has {} links; at most {MAX_LINKS} are right", raw.link.len())));
+            return Err(self.error(
+                None,
+                format!(
+                    "has {} links; at most {MAX_LINKS} are right",
+                    raw.link.len()
+                ),
+            ));
         }
         let known = nodes.keys().cloned().collect::<BTreeSet<_>>();
-        let links = raw.link.into_iter().map(|l| self.link(l, &known)).collect::<Result<_, _>>()?;
+        let links = raw
+            .link
+            .into_iter()
+            .map(|l| self.link(l, &known))
+            .collect::<Result<_, _>>()?;
         Ok(Topology { name, nodes, links })
     }
 
     fn name(&self, name: &Spanned<String>, what: &str) -> Result<(), TopologyError> {
         let text = name.get_ref();
         let right = (1..=24).contains(&text.len())
-            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
+            && text
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-')
             && !text.starts_with('-');
         if right {
             return Ok(());
@@ -285,7 +320,9 @@ impl Parser<'_> {
         }
         Err(self.error(
             Some(prefix.span()),
-            format!("{text:?} is not a prefix: write an address and a length, as in \"10.7.0.0/24\""),
+            format!(
+                "{text:?} is not a prefix: write an address and a length, as in \"10.7.0.0/24\""
+            ),
         ))
     }
 
@@ -294,25 +331,41 @@ impl Parser<'_> {
         let ends = raw.between.into_inner();
         for end in &ends {
             if !known.contains(end.get_ref()) {
-                let all = known.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                let all = known
+                    .iter()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 return Err(self.error(
                     Some(end.span()),
                     format!("there is no node {:?}; the nodes are {all}", end.get_ref()),
                 ));
             }
         }
-        let names = ends.into_iter().map(Spanned::into_inner).collect::<Vec<_>>();
+        let names = ends
+            .into_iter()
+            .map(Spanned::into_inner)
+            .collect::<Vec<_>>();
         let Ok(between) = <[String; 2]>::try_from(names) else {
-            return Err(self.error(Some(span), "a link is `between` two nodes, as in [\"a\", \"b\"]".to_owned()));
+            return Err(self.error(
+                Some(span),
+                "a link is `between` two nodes, as in [\"a\", \"b\"]".to_owned(),
+            ));
         };
         if between[0] == between[1] {
-            return Err(self.error(Some(span), format!("a link from {:?} to itself; name two nodes", between[0])));
+            return Err(self.error(
+                Some(span),
+                format!("a link from {:?} to itself; name two nodes", between[0]),
+            ));
         }
         let mtu = match &raw.mtu {
             Some(mtu) if !(SMALLEST_MTU..=LARGEST_MTU).contains(mtu.get_ref()) => {
                 return Err(self.error(
                     Some(mtu.span()),
-                    format!("mtu = {}; between {SMALLEST_MTU} and {LARGEST_MTU} is right", mtu.get_ref()),
+                    format!(
+                        "mtu = {}; between {SMALLEST_MTU} and {LARGEST_MTU} is right",
+                        mtu.get_ref()
+                    ),
                 ));
             }
             Some(mtu) => *mtu.get_ref(),
@@ -333,7 +386,15 @@ impl Parser<'_> {
                 ));
             }
         };
-        Ok(LinkSpec { between, family: raw.family, mtu, there, back, tap: raw.tap, dial })
+        Ok(LinkSpec {
+            between,
+            family: raw.family,
+            mtu,
+            there,
+            back,
+            tap: raw.tap,
+            dial,
+        })
     }
 
     fn shape(
@@ -346,7 +407,10 @@ impl Parser<'_> {
             shape.rate = Some(parse_rate(rate.get_ref()).ok_or_else(|| {
                 self.error(
                     Some(rate.span()),
-                    format!("rate = {:?}; a number with kbit, mbit or gbit is right, as in \"50mbit\"", rate.get_ref()),
+                    format!(
+                        "rate = {:?}; a number with kbit, mbit or gbit is right, as in \"50mbit\"",
+                        rate.get_ref()
+                    ),
                 )
             })?);
         }
@@ -354,7 +418,10 @@ impl Parser<'_> {
             shape.loss_ppm = parse_loss(loss.get_ref()).ok_or_else(|| {
                 self.error(
                     Some(loss.span()),
-                    format!("loss = {:?}; a share from \"0%\" to \"100%\" is right, as in \"0.5%\"", loss.get_ref()),
+                    format!(
+                        "loss = {:?}; a share from \"0%\" to \"100%\" is right, as in \"0.5%\"",
+                        loss.get_ref()
+                    ),
                 )
             })?;
         }
@@ -379,7 +446,9 @@ fn parse_rate(text: &str) -> Option<u64> {
 /// Parts per million from `0.5%`.
 fn parse_loss(text: &str) -> Option<u32> {
     let percent = text.strip_suffix('%')?.trim().parse::<f64>().ok()?;
-    (0.0..=100.0).contains(&percent).then_some((percent * 1e4).round() as u32)
+    (0.0..=100.0)
+        .contains(&percent)
+        .then_some((percent * 1e4).round() as u32)
 }
 
 /// How long a frame may wait in a shaped link's queue.
@@ -407,11 +476,31 @@ mod tests {
         .unwrap();
         assert_eq!(t.name, "x");
         assert!(t.nodes["a"].tun && !t.nodes["b"].tun);
-        assert_eq!(t.nodes["b"].config["timers"]["rekey_s"].as_integer(), Some(3));
+        assert_eq!(
+            t.nodes["b"].config["timers"]["rekey_s"].as_integer(),
+            Some(3)
+        );
         let link = &t.links[0];
-        assert_eq!((link.family, link.mtu, link.dial), (Family::V6, 9000, [true, false]));
-        assert_eq!(link.there, Shape { rate: Some(1_500_000), loss_ppm: 5000, cut: false });
-        assert_eq!(link.back, Shape { rate: None, loss_ppm: 5000, cut: true });
+        assert_eq!(
+            (link.family, link.mtu, link.dial),
+            (Family::V6, 9000, [true, false])
+        );
+        assert_eq!(
+            link.there,
+            Shape {
+                rate: Some(1_500_000),
+                loss_ppm: 5000,
+                cut: false
+            }
+        );
+        assert_eq!(
+            link.back,
+            Shape {
+                rate: None,
+                loss_ppm: 5000,
+                cut: true
+            }
+        );
         assert!(link.has_wire() && !t.links[1].has_wire());
     }
 
@@ -420,20 +509,49 @@ mod tests {
         let nodes = "[nodes.a]\n[nodes.b]\n[[link]]\n";
         for (text, parts) in [
             ("between = [\"a\", \"c\"]\n", ["t.toml:4:", "\"c\"", "a, b"]),
-            ("between = [\"a\"]\n", ["t.toml:4:", "two nodes", "[\"a\", \"b\"]"]),
-            ("between = [\"a\", \"a\"]\n", ["t.toml:4:", "\"a\"", "two nodes"]),
-            ("between = [\"a\", \"b\"]\nmtu = 900\n", ["t.toml:5:", "900", "1280"]),
-            ("between = [\"a\", \"b\"]\nrate = \"fast\"\n", ["t.toml:5:", "\"fast\"", "mbit"]),
-            ("between = [\"a\", \"b\"]\nback = { loss = \"101%\" }\n", ["t.toml:5:", "\"101%\"", "100%"]),
-            ("between = [\"a\", \"b\"]\n\ndial = \"none\"\n", ["t.toml:6:", "\"none\"", "first"]),
-            ("between = [\"a\", \"b\"]\nfamily = \"v5\"\n", ["t.toml:5:", "v5", "v6"]),
-            ("between = [\"a\", \"b\"]\nspeed = 3\n", ["t.toml:5:", "speed", "rate"]),
+            (
+                "between = [\"a\"]\n",
+                ["t.toml:4:", "two nodes", "[\"a\", \"b\"]"],
+            ),
+            (
+                "between = [\"a\", \"a\"]\n",
+                ["t.toml:4:", "\"a\"", "two nodes"],
+            ),
+            (
+                "between = [\"a\", \"b\"]\nmtu = 900\n",
+                ["t.toml:5:", "900", "1280"],
+            ),
+            (
+                "between = [\"a\", \"b\"]\nrate = \"fast\"\n",
+                ["t.toml:5:", "\"fast\"", "mbit"],
+            ),
+            (
+                "between = [\"a\", \"b\"]\nback = { loss = \"101%\" }\n",
+                ["t.toml:5:", "\"101%\"", "100%"],
+            ),
+            (
+                "between = [\"a\", \"b\"]\n\ndial = \"none\"\n",
+                ["t.toml:6:", "\"none\"", "first"],
+            ),
+            (
+                "between = [\"a\", \"b\"]\nfamily = \"v5\"\n",
+                ["t.toml:5:", "v5", "v6"],
+            ),
+            (
+                "between = [\"a\", \"b\"]\nspeed = 3\n",
+                ["t.toml:5:", "speed", "rate"],
+            ),
         ] {
             let message = fault(&format!("{nodes}{text}"));
-            assert!(parts.iter().all(|p| message.contains(p)), "{message}: lacks one of {parts:?}");
+            assert!(
+                parts.iter().all(|p| message.contains(p)),
+                "{message}: lacks one of {parts:?}"
+            );
         }
         assert!(fault("[nodes.UP]\n").starts_with("t.toml:1: \"UP\""));
-        assert!(fault("[nodes.a]\nadvertise = [\"10.7/24\"]\n").starts_with("t.toml:2: \"10.7/24\""));
+        assert!(
+            fault("[nodes.a]\nadvertise = [\"10.7/24\"]\n").starts_with("t.toml:2: \"10.7/24\"")
+        );
         assert!(fault("nodes = 3\n").starts_with("t.toml:1:"));
         assert!(fault("[nodes]\n").contains("between 1 and"));
     }

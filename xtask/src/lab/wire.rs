@@ -36,8 +36,8 @@ impl Wire {
         }
         let mut wire = Self { namespace, shapes };
         wire.nft()?;
-        for direction in 0..2 {
-            wire.shape(direction, shapes[direction])?;
+        for (direction, shape) in shapes.into_iter().enumerate() {
+            wire.shape(direction, shape)?;
         }
         Ok(wire)
     }
@@ -75,17 +75,26 @@ impl Wire {
     }
 
     fn tc(&self, lines: &str) -> Result<()> {
-        netns::batch(Command::new("tc").args(["-n", self.namespace.name(), "-batch", "-"]), lines)
+        netns::batch(
+            Command::new("tc").args(["-n", self.namespace.name(), "-batch", "-"]),
+            lines,
+        )
     }
 
     /// Replaces all rules in one transaction.
     fn nft(&self) -> Result<()> {
-        let mut rules = String::from("add table netdev wire\ndelete table netdev wire\ntable netdev wire {\n");
+        let mut rules =
+            String::from("add table netdev wire\ndelete table netdev wire\ntable netdev wire {\n");
         for (direction, shape) in self.shapes.iter().enumerate() {
             let (from, to) = (ENDS[direction], ENDS[1 - direction]);
-            rules += &format!("chain {from} {{ type filter hook ingress device \"{from}\" priority 0; policy drop;\n");
+            rules += &format!(
+                "chain {from} {{ type filter hook ingress device \"{from}\" priority 0; policy drop;\n"
+            );
             if shape.loss_ppm > 0 {
-                rules += &format!("numgen random mod 1000000 < {} counter drop\n", shape.loss_ppm);
+                rules += &format!(
+                    "numgen random mod 1000000 < {} counter drop\n",
+                    shape.loss_ppm
+                );
             }
             if !shape.cut {
                 rules += &format!("counter fwd to \"{to}\"\n");

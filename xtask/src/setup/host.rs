@@ -16,7 +16,7 @@ use crate::term;
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// The oldest kernel with all the program uses (atomics with fetch, XDP links, ring buffer), on a long-term branch.
 const OLDEST_KERNEL: (u32, u32) = (5, 15);
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: libc::__fsword_t = 0xcafe_4a11;
 
 /// Checks, mends what root can mend (TUN device node, bpffs mount), and lists what holds.
 ///
@@ -134,7 +134,7 @@ fn bpffs() -> Result<bool> {
     let mut info: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: as above.
     let answer = unsafe { libc::statfs(path.as_ptr(), &mut info) };
-    if answer == 0 && i64::from(info.f_type) == BPF_FS_MAGIC {
+    if answer == 0 && info.f_type == BPF_FS_MAGIC {
         return Ok(false);
     }
     // SAFETY: all pointers are C strings living through the call, the data pointer may be null.
