@@ -4,8 +4,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use weft_abi::{
-    DropReason, FIXED_LEN, Fixed, Kind, Label, LabelEntry, LinkState, NextHopIndex, PROBE_ECHO, PROBE_REQUEST, Route,
-    SliceFrame, Slot, Tables, Verdict, route, stamp, underlay_overhead, verify,
+    DropReason, FIXED_LEN, Fixed, Kind, Label, LabelEntry, LinkState, NextHopIndex, PROBE_ECHO,
+    PROBE_REQUEST, Route, SliceFrame, Slot, Tables, Verdict, route, stamp, underlay_overhead,
+    verify,
 };
 
 /// What is to be done with a datagram.
@@ -75,18 +76,28 @@ impl UserCounters {
 
     /// Verdicts by name.
     pub fn verdicts(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        Verdict::ALL.iter().zip(&self.verdicts).map(|(verdict, count)| (verdict.name(), count.load(Ordering::Relaxed)))
+        Verdict::ALL
+            .iter()
+            .zip(&self.verdicts)
+            .map(|(verdict, count)| (verdict.name(), count.load(Ordering::Relaxed)))
     }
 
     /// Drops by reason.
     pub fn drops(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        DropReason::ALL.iter().zip(&self.drops).map(|(reason, count)| (reason.name(), count.load(Ordering::Relaxed)))
+        DropReason::ALL
+            .iter()
+            .zip(&self.drops)
+            .map(|(reason, count)| (reason.name(), count.load(Ordering::Relaxed)))
     }
 }
 
 /// Decides about a datagram and rewrites it where it is sent on. The second value tells whether the kernel had
 /// verified it, in which case only what user space adds to the decision is counted.
-pub fn receive<T: Tables>(tables: &T, counters: &UserCounters, payload: &mut [u8]) -> (Outcome, bool) {
+pub fn receive<T: Tables>(
+    tables: &T,
+    counters: &UserCounters,
+    payload: &mut [u8],
+) -> (Outcome, bool) {
     let Some(head) = payload.first_chunk::<FIXED_LEN>() else {
         counters.drop(DropReason::TooShort);
         return (Outcome::Drop(DropReason::TooShort), false);
@@ -99,8 +110,14 @@ pub fn receive<T: Tables>(tables: &T, counters: &UserCounters, payload: &mut [u8
     match outcome {
         Outcome::Handshake => counters.verdict(Verdict::Handshake),
         // The kernel counted what it handed up, but not what becomes of it here.
-        Outcome::Send { .. } if fixed.kind_nibble() == Kind::Probe as u8 => counters.verdict(Verdict::ProbeEchoed),
-        Outcome::Send { start, .. } => counters.verdict(if start == 0 { Verdict::Swap } else { Verdict::Pop }),
+        Outcome::Send { .. } if fixed.kind_nibble() == Kind::Probe as u8 => {
+            counters.verdict(Verdict::ProbeEchoed)
+        }
+        Outcome::Send { start, .. } => counters.verdict(if start == 0 {
+            Verdict::Swap
+        } else {
+            Verdict::Pop
+        }),
         _ if by_kernel => {}
         Outcome::Control(_) => counters.verdict(Verdict::Control),
         Outcome::ProbeReply(_) => counters.verdict(Verdict::ProbeReply),
@@ -128,7 +145,9 @@ fn decide<T: Tables>(
         Kind::Handshake => Ok(Outcome::Handshake),
         Kind::Control => Ok(Outcome::Control(slot)),
         Kind::Probe if payload[16] == PROBE_REQUEST => {
-            let link = tables.rx_link(slot).filter(|link| link.state.load() == LinkState::Live as u32);
+            let link = tables
+                .rx_link(slot)
+                .filter(|link| link.state.load() == LinkState::Live as u32);
             let next_hop = NextHopIndex(link.map_or(0, |link| link.echo.load()));
             if next_hop.0 == 0 {
                 return Err(DropReason::NoEcho);
@@ -141,30 +160,55 @@ fn decide<T: Tables>(
         Kind::Labelled => {
             let top = LabelEntry(fixed.top.swap_bytes());
             let counter = u64::from_be_bytes(fixed.rest.to_le_bytes());
-            let exception = |reason, mtu| Outcome::Exception { slot, label: top.label(), counter, reason, mtu };
+            let exception = |reason, mtu| Outcome::Exception {
+                slot,
+                label: top.label(),
+                counter,
+                reason,
+                mtu,
+            };
             let decision = route(tables, &SliceFrame::new(payload, 0), 0, len, lane, top);
             let forward = match decision {
                 Ok(Route::Deliver { label, session_at }) => {
                     if !by_kernel {
                         tables.count_label(label, len);
                     }
-                    return Ok(Outcome::Deliver { label, session_at: session_at as usize });
+                    return Ok(Outcome::Deliver {
+                        label,
+                        session_at: session_at as usize,
+                    });
                 }
                 Ok(Route::Forward(forward)) => forward,
                 Err(reason) if reason.is_handed_up() => return Ok(exception(reason, 0)),
                 Err(reason) => return Err(reason),
             };
-            let hop = tables.next_hop(forward.next_hop).and_then(weft_abi::NextHop::snapshot);
-            let Some(hop) = hop else { return Ok(exception(DropReason::NoNextHop, 0)) };
+            let hop = tables
+                .next_hop(forward.next_hop)
+                .and_then(weft_abi::NextHop::snapshot);
+            let Some(hop) = hop else {
+                return Ok(exception(DropReason::NoNextHop, 0));
+            };
             if forward.len as usize + underlay_overhead(hop.family == 6) > usize::from(hop.mtu) {
                 return Ok(exception(DropReason::TooBig, hop.mtu));
             }
             let start = forward.popped as usize;
             let packet = payload.get_mut(start..).ok_or(DropReason::TooShort)?;
-            packet.get_mut(16..20).ok_or(DropReason::TooShort)?.copy_from_slice(&forward.top);
-            stamp(tables, NextHopIndex(forward.next_hop), lane, Kind::Labelled, packet)?;
+            packet
+                .get_mut(16..20)
+                .ok_or(DropReason::TooShort)?
+                .copy_from_slice(&forward.top);
+            stamp(
+                tables,
+                NextHopIndex(forward.next_hop),
+                lane,
+                Kind::Labelled,
+                packet,
+            )?;
             tables.count_label(forward.label, len);
-            Ok(Outcome::Send { next_hop: NextHopIndex(forward.next_hop), start })
+            Ok(Outcome::Send {
+                next_hop: NextHopIndex(forward.next_hop),
+                start,
+            })
         }
     }
 }

@@ -230,7 +230,12 @@ unsafe impl<T: Send + Sync> Send for Worker<T> {}
 
 impl<T: Tables + Send + Sync + 'static> Worker<T> {
     /// A worker; it begins with [`Worker::run`].
-    pub fn new(shared: Arc<Shared<T>>, tun: Option<Queue>, sockets: Arc<Vec<Socket>>, wake: Arc<Wake>) -> Self {
+    pub fn new(
+        shared: Arc<Shared<T>>,
+        tun: Option<Queue>,
+        sockets: Arc<Vec<Socket>>,
+        wake: Arc<Wake>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             shared,
@@ -253,12 +258,21 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
         let mut polls: Vec<libc::pollfd> = std::iter::once(self.wake.0.as_raw_fd())
             .chain(self.sockets.iter().map(Socket::raw))
             .chain(self.tun.as_ref().map(Queue::raw))
-            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .map(|fd| libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            })
             .collect();
         while !self.shared.stop.load(Ordering::Acquire) {
-            let timeout = if self.waiting.is_empty() { -1 } else { TICK.as_millis() as libc::c_int };
+            let timeout = if self.waiting.is_empty() {
+                -1
+            } else {
+                TICK.as_millis() as libc::c_int
+            };
             // SAFETY: the slice lives through the call and its length is passed.
-            let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
+            let ready =
+                unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
             if ready < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                 tracing::error!(error = %io::Error::last_os_error(), "a data path thread cannot wait for its sockets; it ends");
                 return;
@@ -276,7 +290,9 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
             if let Some(last) = polls.get_mut(1 + self.sockets.len())
                 && last.revents != 0
             {
-                if last.revents & (libc::POLLERR | libc::POLLNVAL) != 0 && last.revents & libc::POLLIN == 0 {
+                if last.revents & (libc::POLLERR | libc::POLLNVAL) != 0
+                    && last.revents & libc::POLLIN == 0
+                {
                     tracing::error!("the TUN interface is gone; this node goes on as a transit");
                     last.fd = -1;
                     self.tun = None;
@@ -342,10 +358,17 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
                 let room = self.waiting_packets < WAITING;
                 let waiting = self.waiting.entry(node).or_insert_with(|| {
                     self.shared.hand_up(Up::NoSession { destination });
-                    WaitingFor { since: now, reminded: now, destination, packets: vec![] }
+                    WaitingFor {
+                        since: now,
+                        reminded: now,
+                        destination,
+                        packets: vec![],
+                    }
                 });
                 if room && waiting.packets.len() < WAITING_PER_NODE {
-                    waiting.packets.push(self.tx.buffer()[HEAD..HEAD + len].into());
+                    waiting
+                        .packets
+                        .push(self.tx.buffer()[HEAD..HEAD + len].into());
                     self.waiting_packets += 1;
                 } else {
                     self.shared.counters.one(Counter::QueueFull);
@@ -365,16 +388,21 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
         self.looked = now;
         let mut done = vec![];
         for (&node, waiting) in &mut self.waiting {
-            let ready = matches!(table.target(node.into()), Target::Session(session) if can_send(session));
+            let ready =
+                matches!(table.target(node.into()), Target::Session(session) if can_send(session));
             if ready || now.saturating_duration_since(waiting.since) > PATIENCE {
                 done.push((node, ready));
             } else if now.saturating_duration_since(waiting.reminded) > REMIND {
                 waiting.reminded = now;
-                shared.hand_up(Up::NoSession { destination: waiting.destination });
+                shared.hand_up(Up::NoSession {
+                    destination: waiting.destination,
+                });
             }
         }
         for (node, ready) in done {
-            let Some(waiting) = self.waiting.remove(&node) else { continue };
+            let Some(waiting) = self.waiting.remove(&node) else {
+                continue;
+            };
             self.waiting_packets -= waiting.packets.len();
             for packet in waiting.packets {
                 if self.tx.is_full() {
@@ -418,22 +446,50 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
                 continue;
             }
             let (outcome, by_kernel) = receive(&*shared.tables, &shared.user, payload);
-            let path = || UnderlayPath { local: SocketAddr::new(meta.local, shared.port), remote: meta.source };
+            let path = || UnderlayPath {
+                local: SocketAddr::new(meta.local, shared.port),
+                remote: meta.source,
+            };
             match outcome {
                 Outcome::Handshake => {
-                    shared.hand_up(Up::Handshake { path: path(), datagram: Bytes::copy_from_slice(payload) });
+                    shared.hand_up(Up::Handshake {
+                        path: path(),
+                        datagram: Bytes::copy_from_slice(payload),
+                    });
                 }
                 Outcome::Control(slot) => {
-                    shared.hand_up(Up::Control { slot, path: path(), body: Bytes::copy_from_slice(&payload[16..]) });
+                    shared.hand_up(Up::Control {
+                        slot,
+                        path: path(),
+                        body: Bytes::copy_from_slice(&payload[16..]),
+                    });
                 }
                 Outcome::ProbeReply(slot) => {
                     if let Some(body) = payload[16..].first_chunk() {
-                        shared.hand_up(Up::ProbeEcho { slot, path: path(), body: *body });
+                        shared.hand_up(Up::ProbeEcho {
+                            slot,
+                            path: path(),
+                            body: *body,
+                        });
                     }
                 }
-                Outcome::Exception { slot, label, counter, reason, mtu } => {
+                Outcome::Exception {
+                    slot,
+                    label,
+                    counter,
+                    reason,
+                    mtu,
+                } => {
                     let interface = meta.interface;
-                    shared.hand_up(Up::Exception { slot, label, counter, reason, mtu, interface, by_kernel });
+                    shared.hand_up(Up::Exception {
+                        slot,
+                        label,
+                        counter,
+                        reason,
+                        mtu,
+                        interface,
+                        by_kernel,
+                    });
                 }
                 Outcome::Send { next_hop, start } => {
                     let Some(address) = shared.hop(next_hop) else {
@@ -449,8 +505,15 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
                     }
                 }
                 Outcome::Deliver { label, session_at } => {
-                    if let Err(counter) = deliver(&shared, &table, self.tun.as_ref(), payload, label, session_at, meta.tos)
-                    {
+                    if let Err(counter) = deliver(
+                        &shared,
+                        &table,
+                        self.tun.as_ref(),
+                        payload,
+                        label,
+                        session_at,
+                        meta.tos,
+                    ) {
                         shared.counters.one(counter);
                     }
                 }
@@ -466,7 +529,12 @@ fn can_send(session: &Session) -> bool {
 }
 
 /// Encrypts and labels the inner packet that stands at [`HEAD`] in the next transmit buffer.
-fn send<T: Tables>(shared: &Shared<T>, table: &Table, tx: &mut TxBatch, len: usize) -> Result<(), Refused> {
+fn send<T: Tables>(
+    shared: &Shared<T>,
+    table: &Table,
+    tx: &mut TxBatch,
+    len: usize,
+) -> Result<(), Refused> {
     let buffer = tx.buffer();
     let inner = Inner::parse(&buffer[HEAD..HEAD + len]).ok_or(Refused::Drop(Counter::Malformed))?;
     if inner.destination.is_multicast() {
@@ -486,21 +554,40 @@ fn send<T: Tables>(shared: &Shared<T>, table: &Table, tx: &mut TxBatch, len: usi
         return Err(Refused::Wait(session.address, inner.destination));
     };
     if len > usize::from(ingress.inner_mtu) {
-        return Err(Refused::Answer(Counter::TooBig, Problem::TooBig(ingress.inner_mtu)));
+        return Err(Refused::Answer(
+            Counter::TooBig,
+            Problem::TooBig(ingress.inner_mtu),
+        ));
     }
     let lane = shared.lanes.lane(&buffer[HEAD..HEAD + len]);
     let next_hop = select(&*shared.tables, ingress.group, lane)
         .map(NextHopIndex)
         .ok_or(Refused::Answer(Counter::NoNextHop, Problem::Unreachable))?;
-    let address = shared.hop(next_hop).ok_or(Refused::Drop(Counter::NoNextHop))?;
+    let address = shared
+        .hop(next_hop)
+        .ok_or(Refused::Drop(Counter::NoNextHop))?;
 
-    let (counter, sealed) = epoch.seal(&mut buffer[HEAD..], len).ok_or(Refused::Drop(Counter::Exhausted))?;
-    finish(&*shared.tables, buffer, next_hop, lane, ingress.label, LABEL_TTL, counter, HEAD + sealed)
-        .map_err(|_| Refused::Drop(Counter::NoNextHop))?;
+    let (counter, sealed) = epoch
+        .seal(&mut buffer[HEAD..], len)
+        .ok_or(Refused::Drop(Counter::Exhausted))?;
+    finish(
+        &*shared.tables,
+        buffer,
+        next_hop,
+        lane,
+        ingress.label,
+        LABEL_TTL,
+        counter,
+        HEAD + sealed,
+    )
+    .map_err(|_| Refused::Drop(Counter::NoNextHop))?;
     tx.commit(HEAD + sealed, address, inner.tos);
     shared.counters.one(Counter::Encrypted);
     session.counters.tx_packets.fetch_add(1, Ordering::Relaxed);
-    session.counters.tx_bytes.fetch_add(len as u64, Ordering::Relaxed);
+    session
+        .counters
+        .tx_bytes
+        .fetch_add(len as u64, Ordering::Relaxed);
     Ok(())
 }
 
@@ -517,7 +604,9 @@ pub(crate) fn finish<T: Tables>(
     len: usize,
 ) -> Result<(), DropReason> {
     let datagram = buffer.get_mut(..len).ok_or(DropReason::TooShort)?;
-    let Some(head) = datagram.first_chunk_mut::<HEAD>() else { return Err(DropReason::TooShort) };
+    let Some(head) = datagram.first_chunk_mut::<HEAD>() else {
+        return Err(DropReason::TooShort);
+    };
     head[16..20].copy_from_slice(&LabelEntry::new(label, 0, true, ttl).to_bytes());
     head[20..28].copy_from_slice(&counter.to_be_bytes());
     stamp(tables, next_hop, lane, Kind::Labelled, datagram)?;
@@ -534,10 +623,19 @@ fn deliver<T: Tables>(
     session_at: usize,
     tos: u8,
 ) -> Result<(), Counter> {
-    let session = table.delivered_on(label.0).ok_or(Counter::UnknownDelivery)?;
-    let (head, sealed) = payload.split_at_mut_checked(session_at + 8).ok_or(Counter::Malformed)?;
-    let counter = head.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or(Counter::Malformed)?;
-    let epoch = session.epoch((counter >> EPOCH_SHIFT) as u8).ok_or(Counter::UnknownEpoch)?;
+    let session = table
+        .delivered_on(label.0)
+        .ok_or(Counter::UnknownDelivery)?;
+    let (head, sealed) = payload
+        .split_at_mut_checked(session_at + 8)
+        .ok_or(Counter::Malformed)?;
+    let counter = head
+        .last_chunk()
+        .map(|bytes| u64::from_be_bytes(*bytes))
+        .ok_or(Counter::Malformed)?;
+    let epoch = session
+        .epoch((counter >> EPOCH_SHIFT) as u8)
+        .ok_or(Counter::UnknownEpoch)?;
     let plain = epoch.open(counter, sealed).map_err(|error| match error {
         OpenError::BadSeal => Counter::BadSeal,
         OpenError::Refused(Refusal::Replayed) => Counter::Replayed,
@@ -549,7 +647,11 @@ fn deliver<T: Tables>(
             return Err(Counter::Malformed);
         }
         let message = Bytes::copy_from_slice(plain);
-        shared.hand_up(Up::SessionMessage { session: session.index, label, message });
+        shared.hand_up(Up::SessionMessage {
+            session: session.index,
+            label,
+            message,
+        });
         return Ok(());
     }
     let inner = Inner::parse(plain).ok_or(Counter::Malformed)?;
@@ -564,7 +666,10 @@ fn deliver<T: Tables>(
         return Err(Counter::EcnDropped);
     }
     session.counters.rx_packets.fetch_add(1, Ordering::Relaxed);
-    session.counters.rx_bytes.fetch_add(inner.len as u64, Ordering::Relaxed);
+    session
+        .counters
+        .rx_bytes
+        .fetch_add(inner.len as u64, Ordering::Relaxed);
     let tun = tun.ok_or(Counter::InnerDestination)?;
     tun.write(packet).map_err(|_| Counter::TunWriteFailed)?;
     shared.counters.one(Counter::TunTx);
