@@ -8,13 +8,65 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use weft_abi::{Label, LfibEntry, NextHopIndex, GroupIndex, Slot, TagKey};
+use weft_abi::{GroupIndex, Label, LfibEntry, NextHopIndex, Slot, TagKey};
 
 use crate::{identity::NodeId, session::SessionKeys};
 
 /// Microseconds on a monotonic clock of unstated origin. Never wall time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Micros(pub u64);
+
+impl Micros {
+    /// One millisecond.
+    pub const MILLISECOND: Self = Self(1_000);
+    /// One second.
+    pub const SECOND: Self = Self(1_000_000);
+
+    /// So many milliseconds.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000))
+    }
+
+    /// So many seconds.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(1_000_000))
+    }
+
+    /// The time from `earlier` to this; zero where that lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Whole seconds.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl std::ops::Add for Micros {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+/// Where all of a node's randomness comes from: the operating system's generator in production, a seeded one in
+/// simulations, which then replay exactly.
+pub trait Randomness: Send {
+    /// Fills the slice with bytes nobody can predict.
+    fn fill(&mut self, out: &mut [u8]);
+}
+
+impl Randomness for Box<dyn Randomness> {
+    fn fill(&mut self, out: &mut [u8]) {
+        (**self).fill(out);
+    }
+}
 
 /// One pair of underlay addresses, as seen from here: the identity of a link's transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +95,9 @@ pub struct UnderlayAddress {
     pub address: IpAddr,
     /// The interface's name, for people.
     pub interface: String,
+    /// Length of the address's on-link prefix in bits. A configured neighbour that is on-link from some addresses is
+    /// contacted from those alone.
+    pub prefix_len: u8,
     /// The interface's MTU in bytes of IP packet.
     pub mtu: u16,
     /// Whether the interface is up with carrier.
@@ -71,6 +126,7 @@ pub enum Exception {
 }
 
 /// A request by a person or a program; answered by [`Output::Answer`] with the same id, possibly several times.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Handshakes with a neighbour at this address from now on (as if it stood in the configuration).
@@ -82,6 +138,7 @@ pub enum Command {
     /// One traced packet per hop of the LSP in use to `to`.
     Trace { to: NodeId },
     /// Says goodbye to neighbours and tears down what this node signalled. The shell stops after draining outputs.
+    /// (A stop that keeps transit for the next run is no command: the shell stores the snapshot and goes.)
     Shutdown,
 }
 
@@ -90,6 +147,7 @@ pub enum Command {
 pub struct CommandId(pub u64);
 
 /// One answer to a [`Command`].
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Done, nothing to tell.
@@ -116,22 +174,48 @@ pub enum Answer {
 }
 
 /// What the shell tells the node.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A whole datagram of kind 2 (link handshake) whose tag verified under the network's key.
-    Handshake { path: UnderlayPath, datagram: &'a [u8] },
+    Handshake {
+        path: UnderlayPath,
+        datagram: &'a [u8],
+    },
     /// Link control (kind 3) that passed tag and window: the bytes from offset 16 on (u32 zero, counter, ciphertext).
-    Control { slot: Slot, path: UnderlayPath, body: &'a [u8] },
+    Control {
+        slot: Slot,
+        path: UnderlayPath,
+        body: &'a [u8],
+    },
     /// Our own probe came back from the neighbour's forwarding plane: the 12 bytes from offset 16 on.
-    ProbeEcho { slot: Slot, path: UnderlayPath, body: [u8; 12] },
+    ProbeEcho {
+        slot: Slot,
+        path: UnderlayPath,
+        body: [u8; 12],
+    },
     /// The forwarding plane could not forward a labelled packet: the label entry it arrived with and the 8 bytes of
     /// its session counter.
-    Exception { slot: Slot, label: Label, counter: u64, exception: Exception },
+    Exception {
+        slot: Slot,
+        label: Label,
+        counter: u64,
+        exception: Exception,
+    },
     /// What the windows of a receiving slot counted, polled about once a second.
-    SlotCounters { slot: Slot, highest_seq_sum: u64, received: u64, bytes: u64 },
+    SlotCounters {
+        slot: Slot,
+        highest_seq_sum: u64,
+        received: u64,
+        bytes: u64,
+    },
     /// A message of the session itself (its plaintext begins with a nibble 0), decrypted by the shell.
     /// `label` is the one it was delivered on; `session` the index from [`SessionOp::Install`].
-    SessionMessage { session: SessionIndex, label: Label, message: &'a [u8] },
+    SessionMessage {
+        session: SessionIndex,
+        label: Label,
+        message: &'a [u8],
+    },
     /// Traffic for an overlay address or prefix without a session: set one up.
     NoSession { destination: IpAddr },
     /// Traffic moved over the session since the last such input (keeps it from idling out).
@@ -139,7 +223,11 @@ pub enum Input<'a> {
     /// All addresses of this host that links may start from, whenever that set changed (and once at the start).
     Underlay { addresses: &'a [UnderlayAddress] },
     /// The path's usable MTU in bytes of IP packet changed, or a next hop could (not) be resolved.
-    NextHopState { next_hop: NextHopIndex, resolved: bool, mtu: u16 },
+    NextHopState {
+        next_hop: NextHopIndex,
+        resolved: bool,
+        mtu: u16,
+    },
     /// A request from the API.
     Command { id: CommandId, command: Command },
 }
@@ -151,6 +239,7 @@ pub struct SessionIndex(pub u32);
 /// Changes to the forwarding tables (user-space source of truth; kernel maps are its projection).
 ///
 /// The order within one drain is the order to apply; a reader between two of them always sees a usable table.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataplaneOp {
     /// A receiving slot of a link with its tag key. Windows of all its lanes start empty.
@@ -162,21 +251,39 @@ pub enum DataplaneOp {
         echo: Option<NextHopIndex>,
     },
     /// The echo next hop of a slot changed (after a rekey of the reverse direction).
-    SetEcho { slot: Slot, echo: Option<NextHopIndex> },
+    SetEcho {
+        slot: Slot,
+        echo: Option<NextHopIndex>,
+    },
+    /// The link moved to other addresses (roaming): the path packets of this slot now come on. Its windows stay.
+    SetSlotPath { slot: Slot, path: UnderlayPath },
     /// The epoch is over: what still comes is dropped as `StaleEpoch`.
     RetireSlot { slot: Slot },
     /// The slot may be reused.
     RemoveSlot { slot: Slot },
     /// A next hop: everything needed to send on one link with one key epoch. Written once, then only `SetNextHopUp`.
-    AddNextHop { index: NextHopIndex, path: UnderlayPath, slot: Slot, key: TagKey, mtu: u16 },
+    AddNextHop {
+        index: NextHopIndex,
+        path: UnderlayPath,
+        slot: Slot,
+        key: TagKey,
+        mtu: u16,
+    },
     /// One write repairs every label that uses it.
     SetNextHopUp { index: NextHopIndex, up: bool },
     /// Nothing uses it any more.
     RemoveNextHop { index: NextHopIndex },
     /// All 16 buckets of a group: (primary, backup).
-    SetGroup { group: GroupIndex, buckets: [(NextHopIndex, NextHopIndex); 16] },
+    SetGroup {
+        group: GroupIndex,
+        buckets: [(NextHopIndex, NextHopIndex); 16],
+    },
     /// Writes one LFIB word. An empty entry removes the label.
     SetLabel { label: Label, entry: LfibEntry },
+    /// Ends the description of a resumed node's tables, which began with the first output after `Node::resume`: an
+    /// entry that already stands in the (pinned) tables with the same content is left as it is, windows and sequence
+    /// numbers included; what stands there and was not described by now is removed.
+    Restored,
 }
 
 /// What a session's traffic is sent with: the first hop's group and the label the first hop knows.
@@ -191,24 +298,40 @@ pub struct LspIngress {
 }
 
 /// Changes to the shell's session table.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug)]
 pub enum SessionOp {
-    /// A new session. Its transmit side is unusable until `SetIngress`.
-    Install { session: SessionIndex, peer: NodeId, address: Ipv6Addr },
+    /// A new session. Its transmit side is unusable until `UseEpoch` and `SetIngress`.
+    Install {
+        session: SessionIndex,
+        peer: NodeId,
+        address: Ipv6Addr,
+    },
     /// New keys; the newest is used to send, the receiver selects by the counter's epoch byte, older ones stay until
     /// `DropEpoch`.
-    AddEpoch { session: SessionIndex, epoch: u8, keys: SessionKeys },
+    AddEpoch {
+        session: SessionIndex,
+        epoch: u8,
+        keys: SessionKeys,
+    },
     /// The receiver forgets this epoch.
     DropEpoch { session: SessionIndex, epoch: u8 },
     /// Labels on which this session's traffic is delivered here (complete set).
-    SetDelivery { session: SessionIndex, labels: Vec<Label> },
+    SetDelivery {
+        session: SessionIndex,
+        labels: Vec<Label>,
+    },
     /// The LSP to send on from now on; `None`: queue nothing, drop under the name `no_lsp`.
-    SetIngress { session: SessionIndex, ingress: Option<LspIngress> },
+    SetIngress {
+        session: SessionIndex,
+        ingress: Option<LspIngress>,
+    },
     /// Gone, with its keys.
     Remove { session: SessionIndex },
 }
 
 /// What the node wants done.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Debug)]
 pub enum Output {
     /// Send a complete datagram (a handshake, already tagged).
@@ -216,14 +339,24 @@ pub enum Output {
     /// Send link control (kind 3) or a probe (kind 4) on a next hop: the shell puts the 16-byte link header before
     /// `body` (bytes 16 on), with the next sequence number of lane 0, and tags it. Sent even while the next hop is
     /// marked down (probes find out when it is up again).
-    SendLink { next_hop: NextHopIndex, kind: weft_abi::Kind, body: Bytes },
+    SendLink {
+        next_hop: NextHopIndex,
+        kind: weft_abi::Kind,
+        body: Bytes,
+    },
     /// Encrypt and send a message of the session itself (its plaintext begins with a nibble 0), with this TTL, on
     /// `ingress` (or on the session's own when none).
     ///
     /// `counter` is the whole AEAD counter to use: epoch in bits 56..64, bit 55 set (counters with bit 55 clear are
     /// the shell's own, for traffic), a number below. Each of the two spaces has its own replay window at the
     /// receiver. The core knows the counter and so matches `Input::Exception`s that transits report to its traces.
-    SendSession { session: SessionIndex, ingress: Option<LspIngress>, ttl: u8, counter: u64, message: Bytes },
+    SendSession {
+        session: SessionIndex,
+        ingress: Option<LspIngress>,
+        ttl: u8,
+        counter: u64,
+        message: Bytes,
+    },
     /// Forwarding tables.
     Dataplane(DataplaneOp),
     /// Session table.
