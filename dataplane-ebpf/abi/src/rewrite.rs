@@ -57,19 +57,32 @@ fn put_link<T: Tables, const N: usize>(
     Ok(())
 }
 
-/// Puts the next hop's headers before what remains of the packet. `consumed` is the number of bytes of old headers
-/// before its link header.
+/// A verified packet that is to be sent on.
+pub(crate) struct Onward {
+    pub(crate) forward: Forward,
+    pub(crate) kind: Kind,
+    /// Bytes of headers before the link header.
+    pub(crate) consumed: usize,
+    /// Outer traffic class with ECN.
+    pub(crate) tos: u8,
+}
+
+/// Puts the next hop's headers before what remains of the packet.
 #[inline(always)]
 pub(crate) fn encapsulate<T: Tables, F: Frame>(
     tables: &T,
     frame: &mut F,
-    consumed: usize,
-    tos: u8,
-    kind: Kind,
+    onward: &Onward,
     hop: &NextHop,
     encapsulation: &EncapsulationCell,
-    forward: &Forward,
 ) -> Result<(), DropReason> {
+    let Onward {
+        forward,
+        kind,
+        consumed,
+        tos,
+    } = onward;
+    let (kind, consumed, tos) = (*kind, *consumed, *tos);
     let v6 = encapsulation.family() == 6;
     let delta = consumed as i32 + forward.popped as i32 - if v6 { V6 as i32 } else { V4 as i32 };
     if delta != 0 && !frame.adjust_head(delta) {

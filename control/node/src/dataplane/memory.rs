@@ -90,6 +90,11 @@ impl<T: Shared> Region<T> {
         Some(unsafe { self.base.add(index).as_ref() })
     }
 
+    /// Every value with its index.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
+        (0..self.len).filter_map(|index| Some((index as u32, self.get(index)?)))
+    }
+
     /// Number of values.
     pub(super) fn len(&self) -> usize {
         self.len
@@ -124,7 +129,6 @@ pub(super) struct Sizes {
 
 /// Every table, and what this process itself counts.
 pub(super) struct Memory {
-    pub(super) sizes: Sizes,
     pub(super) config: Region<ConfigValue>,
     pub(super) lfib: Region<Cell64>,
     pub(super) groups: Region<Group>,
@@ -141,10 +145,9 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Tables of which `region` makes the shared ones, by map name and number of entries.
+    /// Empty tables of this process alone.
     pub(super) fn anonymous(sizes: Sizes) -> io::Result<Self> {
         Ok(Self {
-            sizes,
             config: Region::anonymous(1)?,
             lfib: Region::anonymous(sizes.labels)?,
             groups: Region::anonymous(sizes.groups)?,

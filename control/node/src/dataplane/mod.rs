@@ -210,22 +210,33 @@ pub enum Received {
     /// To be sent: `datagram[start..]` has been given the next hop's header and tag; send it from `local` to `remote`
     /// with the traffic class it came with.
     Forward {
+        /// Whose header it carries now.
         next_hop: NextHopIndex,
+        /// Where the new datagram begins.
         start: usize,
+        /// Address to send from.
         local: SocketAddr,
+        /// Address to send to.
         remote: SocketAddr,
     },
     /// An LSP ends here: `datagram[session_at..]` is the session's.
     Deliver {
+        /// The slot it came in on.
         slot: Slot,
+        /// The label it came in with.
         label: Label,
+        /// Where the session counter begins.
         session_at: usize,
     },
     /// A labelled packet could not be forwarded and its sender may be told.
     Exception {
+        /// The slot it came in on.
         slot: Slot,
+        /// The label it came in with.
         label: Label,
+        /// Its session counter; 0 where the packet is too short to have one.
         counter: u64,
+        /// What happened.
         exception: weft_core::io::Exception,
     },
     /// Dropped and counted.

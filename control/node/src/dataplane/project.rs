@@ -2,14 +2,17 @@
 //! operation sees an entry that is either not in use or whole.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, Instant},
 };
 
-use weft_abi::{Encapsulation, LANES, LinkState, NextHopIndex, Slot};
+use weft_abi::{Encapsulation, LANES, LfibEntry, LinkState, NextHopIndex, RxLink, Slot};
 use weft_core::io::{DataplaneOp, UnderlayPath};
 
-use super::{EGRESS_SETTLE, Egress, Error, encapsulation, memory::Memory};
+use super::{
+    EGRESS_SETTLE, Egress, Error, encapsulation,
+    memory::{Memory, Region, Shared},
+};
 
 /// What a next hop was made of, for remaking its encapsulation.
 struct Hop {
@@ -19,18 +22,36 @@ struct Hop {
     changed: Option<Instant>,
 }
 
+/// What the core has put into the tables. More may stand there after tables of an earlier run were taken over.
+#[derive(Default)]
+struct Described {
+    slots: HashSet<u16>,
+    hops: HashSet<u32>,
+    groups: HashSet<u32>,
+    labels: HashSet<u32>,
+}
+
 /// The next hops in use.
 #[derive(Default)]
 pub(super) struct Projection {
     hops: HashMap<u32, Hop>,
+    described: Described,
 }
 
-fn index<T>(what: &'static str, value: u32, entry: Option<T>, limit: usize) -> Result<T, Error> {
-    entry.filter(|_| value != 0).ok_or(Error::OutOfBounds {
-        what,
-        value: value.into(),
-        limit: limit as u64,
-    })
+/// The entry at an index of the core's choice; index 0 stands for none everywhere.
+fn checked<'a, T: Shared>(
+    what: &'static str,
+    index: u32,
+    table: &'a Region<T>,
+) -> Result<&'a T, Error> {
+    table
+        .get(index as usize)
+        .filter(|_| index != 0)
+        .ok_or(Error::OutOfBounds {
+            what,
+            value: index.into(),
+            limit: table.len() as u64,
+        })
 }
 
 impl Projection {
@@ -41,7 +62,15 @@ impl Projection {
                 key,
                 path,
                 echo,
-            } => self.add_slot(memory, *slot, key.words(), path, *echo),
+            } => {
+                self.add_slot(memory, *slot, key.words(), path, *echo)?;
+                self.described.slots.insert(slot.0);
+                Ok(())
+            }
+            DataplaneOp::SetSlotPath { slot, path } => {
+                set_path(link(memory, *slot)?, path);
+                Ok(())
+            }
             DataplaneOp::SetEcho { slot, echo } => {
                 link(memory, *slot)?
                     .echo
@@ -53,10 +82,8 @@ impl Projection {
                 Ok(())
             }
             DataplaneOp::RemoveSlot { slot } => {
-                let link = link(memory, *slot)?;
-                link.state.store(LinkState::Free as u32);
-                link.echo.store(0);
-                link.key.each_ref().map(|word| word.store(0));
+                remove_slot(link(memory, *slot)?);
+                self.described.slots.remove(&slot.0);
                 Ok(())
             }
             DataplaneOp::AddNextHop {
@@ -65,57 +92,80 @@ impl Projection {
                 slot,
                 key,
                 mtu,
-            } => self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu),
-            DataplaneOp::SetNextHopUp { index: hop, up } => {
-                let limit = memory.next_hop_up.len();
-                let word = index(
-                    "next hop",
-                    hop.0,
-                    memory.next_hop_up.get(hop.0 as usize),
-                    limit,
-                )?;
-                word.store(u64::from(*up));
+            } => {
+                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu)?;
+                self.described.hops.insert(index.0);
                 Ok(())
             }
-            DataplaneOp::RemoveNextHop { index: hop } => {
-                let limit = memory.next_hops.len();
-                let entry = index(
-                    "next hop",
-                    hop.0,
-                    memory.next_hops.get(hop.0 as usize),
-                    limit,
-                )?;
-                if let Some(up) = memory.next_hop_up.get(hop.0 as usize) {
-                    up.store(0);
-                }
-                entry.generation.store(0);
-                entry.key.each_ref().map(|word| word.store(0));
-                self.hops.remove(&hop.0);
+            DataplaneOp::SetNextHopUp { index, up } => {
+                checked("next hop", index.0, &memory.next_hop_up)?.store(u64::from(*up));
+                Ok(())
+            }
+            DataplaneOp::RemoveNextHop { index } => {
+                checked("next hop", index.0, &memory.next_hops)?;
+                self.remove_next_hop(memory, index.0);
                 Ok(())
             }
             DataplaneOp::SetGroup { group, buckets } => {
-                let entry = index(
-                    "group",
-                    group.0,
-                    memory.groups.get(group.0 as usize),
-                    memory.groups.len(),
-                )?;
+                let entry = checked("group", group.0, &memory.groups)?;
                 for (word, (primary, backup)) in entry.buckets.iter().zip(buckets) {
                     word.store(u64::from(primary.0) << 32 | u64::from(backup.0));
                 }
+                self.described.groups.insert(group.0);
                 Ok(())
             }
             DataplaneOp::SetLabel { label, entry } => {
-                let word = index(
-                    "label",
-                    label.0,
-                    memory.lfib.get(label.0 as usize),
-                    memory.lfib.len(),
-                )?;
-                word.store(entry.0);
+                checked("label", label.0, &memory.lfib)?.store(entry.0);
+                if *entry == LfibEntry::EMPTY {
+                    self.described.labels.remove(&label.0);
+                } else {
+                    self.described.labels.insert(label.0);
+                }
+                Ok(())
+            }
+            DataplaneOp::Restored => {
+                self.remove_undescribed(memory);
                 Ok(())
             }
         }
+    }
+
+    /// Labels first: nothing is removed while something leads to it.
+    fn remove_undescribed(&mut self, memory: &Memory) {
+        for (label, word) in memory.lfib.iter() {
+            if word.load() != 0 && !self.described.labels.contains(&label) {
+                word.store(0);
+            }
+        }
+        for (group, entry) in memory.groups.iter() {
+            if !self.described.groups.contains(&group) {
+                entry.buckets.iter().for_each(|word| word.store(0));
+            }
+        }
+        for (index, hop) in memory.next_hops.iter() {
+            if hop.generation.load() != 0 && !self.described.hops.contains(&index) {
+                self.remove_next_hop(memory, index);
+            }
+        }
+        for (slot, link) in memory.rx_links.iter() {
+            let described =
+                u16::try_from(slot).is_ok_and(|slot| self.described.slots.contains(&slot));
+            if link.state.load() != LinkState::Free as u32 && !described {
+                remove_slot(link);
+            }
+        }
+    }
+
+    fn remove_next_hop(&mut self, memory: &Memory, index: u32) {
+        if let Some(up) = memory.next_hop_up.get(index as usize) {
+            up.store(0);
+        }
+        if let Some(hop) = memory.next_hops.get(index as usize) {
+            hop.generation.store(0);
+            hop.key.iter().for_each(|word| word.store(0));
+        }
+        self.hops.remove(&index);
+        self.described.hops.remove(&index);
     }
 
     fn add_slot(
@@ -139,16 +189,7 @@ impl Projection {
             link.key[0].store(key[0]);
             link.key[1].store(key[1]);
         }
-        let (local, remote) = (
-            encapsulation::address(path.local.ip()),
-            encapsulation::address(path.remote.ip()),
-        );
-        for i in 0..2 {
-            link.local[i].store(local.0[i]);
-            link.remote[i].store(remote.0[i]);
-        }
-        link.ports
-            .store(u64::from(path.local.port()) | u64::from(path.remote.port()) << 16);
+        set_path(link, path);
         link.echo.store(echo.map_or(0, |echo| echo.0));
         link.state.store(LinkState::Live as u32);
         Ok(())
@@ -163,13 +204,7 @@ impl Projection {
         key: [u64; 2],
         mtu: u16,
     ) -> Result<(), Error> {
-        let limit = memory.next_hops.len();
-        let entry = index(
-            "next hop",
-            hop.0,
-            memory.next_hops.get(hop.0 as usize),
-            limit,
-        )?;
+        let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let fresh = build(path, mtu, None)?;
         let same = entry.generation.load() != 0
             && entry.key() == key
@@ -221,13 +256,7 @@ impl Projection {
         egress: Option<Egress>,
         usable: impl Fn(&Egress) -> bool,
     ) -> Result<(), Error> {
-        let limit = memory.next_hops.len();
-        let entry = index(
-            "next hop",
-            hop.0,
-            memory.next_hops.get(hop.0 as usize),
-            limit,
-        )?;
+        let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let Some(state) = self.hops.get_mut(&hop.0) else {
             return Err(Error::UnknownNextHop { index: hop.0 });
         };
@@ -271,9 +300,27 @@ impl Projection {
     }
 }
 
-fn link(memory: &Memory, slot: Slot) -> Result<&weft_abi::RxLink, Error> {
-    let entry = memory.rx_links.get(usize::from(slot.0));
-    index("slot", u32::from(slot.0), entry, memory.rx_links.len())
+fn link(memory: &Memory, slot: Slot) -> Result<&RxLink, Error> {
+    checked("slot", u32::from(slot.0), &memory.rx_links)
+}
+
+fn set_path(link: &RxLink, path: &UnderlayPath) {
+    let (local, remote) = (
+        encapsulation::address(path.local.ip()),
+        encapsulation::address(path.remote.ip()),
+    );
+    for i in 0..2 {
+        link.local[i].store(local.0[i]);
+        link.remote[i].store(remote.0[i]);
+    }
+    link.ports
+        .store(u64::from(path.local.port()) | u64::from(path.remote.port()) << 16);
+}
+
+fn remove_slot(link: &RxLink) {
+    link.state.store(LinkState::Free as u32);
+    link.echo.store(0);
+    link.key.iter().for_each(|word| word.store(0));
 }
 
 fn build(path: &UnderlayPath, mtu: u16, egress: Option<Egress>) -> Result<Encapsulation, Error> {
