@@ -2,6 +2,7 @@
 //! kernel plane and a user-space plane side by side.
 
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(unreachable_pub, reason = "a module of several test programs")]
 
 use std::{
     net::{IpAddr, SocketAddr},
