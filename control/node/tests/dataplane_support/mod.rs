@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
+pub mod load;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
