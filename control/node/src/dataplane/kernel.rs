@@ -365,13 +365,12 @@ impl Kernel {
     }
 
     pub(super) fn release(self, keep_transit: bool) -> Result<(), Error> {
-        let pin_dir = self.pin_dir.clone();
-        drop(self);
         if keep_transit {
-            Ok(())
-        } else {
-            cleanup(&pin_dir)
+            return Ok(());
         }
+        // Pins first: an attachment whose last holder is this process is gone when its descriptor is closed, one
+        // whose last holder is a pin only a little later.
+        cleanup(&self.pin_dir)
     }
 }
 
