@@ -3,4 +3,5 @@
 pub mod data;
 pub mod dataplane;
 pub mod netlink;
+pub mod state;
 pub mod tun;
