@@ -126,6 +126,9 @@ impl Counters {
 
     /// All values by name.
     pub fn snapshot(&self) -> BTreeMap<String, u64> {
-        Counter::ALL.iter().map(|&counter| (counter.name().to_owned(), self.get(counter))).collect()
+        Counter::ALL
+            .iter()
+            .map(|&counter| (counter.name().to_owned(), self.get(counter)))
+            .collect()
     }
 }

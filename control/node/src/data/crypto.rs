@@ -30,7 +30,10 @@ impl Key {
         };
         // Both algorithms take exactly 32 bytes, which the type guarantees.
         let key = UnboundKey::new(algorithm, bytes).expect("32 bytes are a key of either cipher");
-        Self { key: LessSafeKey::new(key), cipher }
+        Self {
+            key: LessSafeKey::new(key),
+            cipher,
+        }
     }
 
     fn nonce(&self, counter: u64) -> Nonce {
@@ -47,14 +50,19 @@ impl Key {
     pub fn seal(&self, counter: u64, buffer: &mut [u8], len: usize) -> Option<usize> {
         let (plain, rest) = buffer.split_at_mut_checked(len)?;
         let room = rest.get_mut(..TAG)?;
-        let tag = self.key.seal_in_place_separate_tag(self.nonce(counter), Aad::empty(), plain).ok()?;
+        let tag = self
+            .key
+            .seal_in_place_separate_tag(self.nonce(counter), Aad::empty(), plain)
+            .ok()?;
         room.copy_from_slice(tag.as_ref());
         Some(len + TAG)
     }
 
     /// Decrypts ciphertext and tag in place; none where they are not authentic.
     pub fn open<'a>(&self, counter: u64, sealed: &'a mut [u8]) -> Option<&'a mut [u8]> {
-        self.key.open_in_place(self.nonce(counter), Aad::empty(), sealed).ok()
+        self.key
+            .open_in_place(self.nonce(counter), Aad::empty(), sealed)
+            .ok()
     }
 }
 

@@ -30,7 +30,9 @@ pub enum Problem {
 /// neither the martian check nor reverse path filters refuse it.
 pub fn error(packet: &[u8], inner: &Inner, problem: Problem, out: &mut [u8]) -> Option<usize> {
     let source_ok = match inner.source {
-        IpAddr::V4(source) => !source.is_unspecified() && !source.is_multicast() && !source.is_broadcast(),
+        IpAddr::V4(source) => {
+            !source.is_unspecified() && !source.is_multicast() && !source.is_broadcast()
+        }
         IpAddr::V6(source) => !source.is_unspecified() && !source.is_multicast(),
     };
     if !source_ok || inner.destination.is_multicast() || is_error(packet) {
@@ -99,7 +101,13 @@ fn is_error(packet: &[u8]) -> bool {
 
 fn checksum_v6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, payload: &[u8]) -> u16 {
     let len = (payload.len() as u32).to_be_bytes();
-    checksum(&[&source.octets(), &destination.octets(), &len, &[0, 0, 0, protocol], payload])
+    checksum(&[
+        &source.octets(),
+        &destination.octets(),
+        &len,
+        &[0, 0, 0, protocol],
+        payload,
+    ])
 }
 
 /// Token bucket for errors: a burst of 50, then 100 per second.
@@ -115,14 +123,21 @@ impl Limiter {
 
     /// Full.
     pub fn new(now: Instant) -> Self {
-        Self { tokens: Self::BURST, filled: now }
+        Self {
+            tokens: Self::BURST,
+            filled: now,
+        }
     }
 
     /// Takes a token, where there is one.
     pub fn take(&mut self, now: Instant) -> bool {
-        let periods = now.saturating_duration_since(self.filled).as_micros() / Self::PERIOD.as_micros();
+        let periods =
+            now.saturating_duration_since(self.filled).as_micros() / Self::PERIOD.as_micros();
         if periods > 0 {
-            self.tokens = self.tokens.saturating_add(periods.min(u128::from(Self::BURST)) as u32).min(Self::BURST);
+            self.tokens = self
+                .tokens
+                .saturating_add(periods.min(u128::from(Self::BURST)) as u32)
+                .min(Self::BURST);
             self.filled = now;
         }
         let granted = self.tokens > 0;
@@ -141,12 +156,22 @@ mod tests {
     #[test]
     fn errors_are_well_formed_packets() {
         let mut out = [0; MAX_ERROR];
-        for packet in [v6("fd00::1", "fd00::2", 2000), v4("10.0.0.1", "10.0.0.2", 2000)] {
+        for packet in [
+            v6("fd00::1", "fd00::2", 2000),
+            v4("10.0.0.1", "10.0.0.2", 2000),
+        ] {
             let inner = Inner::parse(&packet).unwrap();
-            for problem in [Problem::TooBig(1280), Problem::NoRoute, Problem::Unreachable] {
+            for problem in [
+                Problem::TooBig(1280),
+                Problem::NoRoute,
+                Problem::Unreachable,
+            ] {
                 let len = error(&packet, &inner, problem, &mut out).unwrap();
                 let answer = Inner::parse(&out[..len]).unwrap();
-                assert_eq!((answer.source, answer.destination, answer.len), (inner.destination, inner.source, len));
+                assert_eq!(
+                    (answer.source, answer.destination, answer.len),
+                    (inner.destination, inner.source, len)
+                );
                 if let (IpAddr::V6(a), IpAddr::V6(b)) = (answer.source, answer.destination) {
                     assert_eq!(checksum_v6(a, b, 58, &out[40..len]), 0);
                     assert_eq!(len, MAX_ERROR);
@@ -155,7 +180,10 @@ mod tests {
                     assert_eq!(checksum(&[&out[20..len]]), 0);
                 }
                 // No error about an error.
-                assert_eq!(error(&out[..len].to_vec(), &answer, problem, &mut [0; MAX_ERROR]), None);
+                assert_eq!(
+                    error(&out[..len].to_vec(), &answer, problem, &mut [0; MAX_ERROR]),
+                    None
+                );
             }
         }
     }
@@ -165,6 +193,11 @@ mod tests {
         let start = Instant::now();
         let mut limiter = Limiter::new(start);
         assert_eq!((0..100).filter(|_| limiter.take(start)).count(), 50);
-        assert_eq!((0..100).filter(|_| limiter.take(start + Duration::from_millis(100))).count(), 10);
+        assert_eq!(
+            (0..100)
+                .filter(|_| limiter.take(start + Duration::from_millis(100)))
+                .count(),
+            10
+        );
     }
 }

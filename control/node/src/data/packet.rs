@@ -88,7 +88,9 @@ impl Lanes {
 /// False: the packet must be dropped (congestion marked, but its ends do not know ECN).
 pub fn combine_ecn(packet: &mut [u8], outer_tos: u8) -> bool {
     const CE: u8 = 3;
-    let Some(version) = packet.first().map(|byte| byte >> 4) else { return false };
+    let Some(version) = packet.first().map(|byte| byte >> 4) else {
+        return false;
+    };
     let inner = match version {
         4 => packet[1] & 3,
         _ => packet[1] >> 4 & 3,
@@ -124,7 +126,10 @@ pub fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u64;
     for part in parts {
         for pair in part.chunks(2) {
-            sum += u64::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+            sum += u64::from(u16::from_be_bytes([
+                pair[0],
+                pair.get(1).copied().unwrap_or(0),
+            ]));
         }
     }
     while sum > 0xffff {
@@ -167,18 +172,38 @@ pub(super) mod tests {
     fn ecn_is_combined_as_rfc_6040_says() {
         // (inner, outer) -> result; none is a drop.
         let table = [
-            (0, 0, Some(0)), (0, 1, Some(0)), (0, 2, Some(0)), (0, 3, None),
-            (2, 0, Some(2)), (2, 1, Some(1)), (2, 2, Some(2)), (2, 3, Some(3)),
-            (1, 0, Some(1)), (1, 1, Some(1)), (1, 2, Some(1)), (1, 3, Some(3)),
-            (3, 0, Some(3)), (3, 1, Some(3)), (3, 2, Some(3)), (3, 3, Some(3)),
+            (0, 0, Some(0)),
+            (0, 1, Some(0)),
+            (0, 2, Some(0)),
+            (0, 3, None),
+            (2, 0, Some(2)),
+            (2, 1, Some(1)),
+            (2, 2, Some(2)),
+            (2, 3, Some(3)),
+            (1, 0, Some(1)),
+            (1, 1, Some(1)),
+            (1, 2, Some(1)),
+            (1, 3, Some(3)),
+            (3, 0, Some(3)),
+            (3, 1, Some(3)),
+            (3, 2, Some(3)),
+            (3, 3, Some(3)),
         ];
         for (inner, outer, want) in table {
             for mut packet in [v4("10.0.0.1", "10.0.0.2", 8), v6("fd00::1", "fd00::2", 8)] {
                 let is_v4 = packet[0] >> 4 == 4;
                 set_ecn(&mut packet, if is_v4 { 4 } else { 6 }, inner);
-                assert_eq!(combine_ecn(&mut packet, outer), want.is_some(), "{inner} {outer}");
+                assert_eq!(
+                    combine_ecn(&mut packet, outer),
+                    want.is_some(),
+                    "{inner} {outer}"
+                );
                 if let Some(want) = want {
-                    assert_eq!(Inner::parse(&packet).unwrap().tos & 3, want, "{inner} {outer}");
+                    assert_eq!(
+                        Inner::parse(&packet).unwrap().tos & 3,
+                        want,
+                        "{inner} {outer}"
+                    );
                 }
                 if is_v4 {
                     assert_eq!(checksum(&[&packet[..20]]), 0);

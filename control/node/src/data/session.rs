@@ -78,8 +78,16 @@ impl Epoch {
     /// Decrypts in place what came under this counter, once.
     pub fn open<'a>(&self, counter: u64, sealed: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
         let number = counter & (CLASS_BIT - 1);
-        let window = if counter & CLASS_BIT == 0 { &self.traffic } else { &self.messages };
-        let lock = || window.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let window = if counter & CLASS_BIT == 0 {
+            &self.traffic
+        } else {
+            &self.messages
+        };
+        let lock = || {
+            window
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
         lock().check(number)?;
         let plain = self.rx.open(counter, sealed).ok_or(OpenError::BadSeal)?;
         lock().accept(number)?;
@@ -119,22 +127,33 @@ pub struct Session {
     pub counters: Arc<SessionCounters>,
     /// Keys, oldest first.
     epochs: Vec<Arc<Epoch>>,
+    /// The keys to send with.
+    sending: Option<Arc<Epoch>>,
 }
 
 impl Session {
     /// The keys to send with.
-    pub fn newest(&self) -> Option<&Arc<Epoch>> {
-        self.epochs.last()
+    pub fn sending(&self) -> Option<&Arc<Epoch>> {
+        self.sending.as_ref()
+    }
+
+    /// Whether traffic can leave.
+    pub fn can_send(&self) -> bool {
+        self.ingress.is_some() && self.sending.is_some()
     }
 
     /// The keys of an epoch.
     pub fn epoch(&self, number: u8) -> Option<&Arc<Epoch>> {
-        self.epochs.iter().rev().find(|epoch| epoch.number == number)
+        self.epochs
+            .iter()
+            .rev()
+            .find(|epoch| epoch.number == number)
     }
 
     /// Whether the peer may send from the address.
     pub fn may_send_from(&self, source: IpAddr) -> bool {
-        source == IpAddr::V6(self.address) || self.sources.iter().any(|prefix| prefix.contains(source))
+        source == IpAddr::V6(self.address)
+            || self.sources.iter().any(|prefix| prefix.contains(source))
     }
 }
 
@@ -174,7 +193,9 @@ impl Table {
                 None => return Target::None,
             },
         };
-        self.by_address.get(&address).map_or(Target::Node(address), Target::Session)
+        self.by_address
+            .get(&address)
+            .map_or(Target::Node(address), Target::Session)
     }
 
     /// The session whose traffic arrives on the label.
@@ -194,7 +215,11 @@ impl Table {
 
     /// Whether a packet for the address may come out here.
     pub fn is_behind_us(&self, destination: IpAddr) -> bool {
-        destination == IpAddr::V6(self.own) || self.advertised.iter().any(|prefix| prefix.contains(destination))
+        destination == IpAddr::V6(self.own)
+            || self
+                .advertised
+                .iter()
+                .any(|prefix| prefix.contains(destination))
     }
 }
 
@@ -208,9 +233,14 @@ impl Lpm {
     fn new(routes: &[RouteEntry]) -> Self {
         let mut lengths: Vec<(bool, u8, HashMap<IpAddr, Ipv6Addr>)> = vec![];
         for route in routes {
-            let Ok(prefix) = Prefix::new(route.prefix, route.prefix_len) else { continue };
+            let Ok(prefix) = Prefix::new(route.prefix, route.prefix_len) else {
+                continue;
+            };
             let ipv6 = prefix.address.is_ipv6();
-            let map = match lengths.iter_mut().find(|(v6, len, _)| (*v6, *len) == (ipv6, prefix.len)) {
+            let map = match lengths
+                .iter_mut()
+                .find(|(v6, len, _)| (*v6, *len) == (ipv6, prefix.len))
+            {
                 Some((_, _, map)) => map,
                 None => {
                     lengths.push((ipv6, prefix.len, HashMap::new()));
@@ -245,14 +275,25 @@ pub struct Store {
 impl Store {
     /// No sessions, no routes.
     pub fn new(own: Ipv6Addr, overlay: Prefix, advertised: &[Prefix]) -> Self {
-        Self { own, overlay, advertised: advertised.into(), sessions: HashMap::new(), routes: vec![], changed: true }
+        Self {
+            own,
+            overlay,
+            advertised: advertised.into(),
+            sessions: HashMap::new(),
+            routes: vec![],
+            changed: true,
+        }
     }
 
     /// Applies one operation; the workers see it with the next [`Store::publish`].
     pub fn apply(&mut self, op: SessionOp) {
         self.changed = true;
         match op {
-            SessionOp::Install { session, peer, address } => {
+            SessionOp::Install {
+                session,
+                peer,
+                address,
+            } => {
                 let installed = Session {
                     index: session,
                     peer,
@@ -261,10 +302,15 @@ impl Store {
                     sources: self.sources(peer),
                     counters: Arc::default(),
                     epochs: vec![],
+                    sending: None,
                 };
                 self.sessions.insert(session, (installed, vec![]));
             }
-            SessionOp::AddEpoch { session, epoch, keys } => {
+            SessionOp::AddEpoch {
+                session,
+                epoch,
+                keys,
+            } => {
                 if let Some((session, _)) = self.sessions.get_mut(&session) {
                     session.epochs.retain(|old| old.number != epoch);
                     session.epochs.push(Arc::new(Epoch {
@@ -279,9 +325,18 @@ impl Store {
                     session.epochs.drain(..excess);
                 }
             }
+            SessionOp::UseEpoch { session, epoch } => {
+                if let Some((session, _)) = self.sessions.get_mut(&session) {
+                    session.sending = session.epoch(epoch).cloned();
+                }
+            }
             SessionOp::DropEpoch { session, epoch } => {
                 if let Some((session, _)) = self.sessions.get_mut(&session) {
                     session.epochs.retain(|old| old.number != epoch);
+                    session.sending = session
+                        .sending
+                        .take()
+                        .filter(|sending| sending.number != epoch);
                 }
             }
             SessionOp::SetDelivery { session, labels } => {
@@ -304,13 +359,27 @@ impl Store {
     pub fn set_routes(&mut self, routes: Vec<RouteEntry>) {
         self.changed = true;
         self.routes = routes;
-        let peers: Vec<_> = self.sessions.values().map(|(session, _)| (session.index, session.peer)).collect();
+        let peers: Vec<_> = self
+            .sessions
+            .values()
+            .map(|(session, _)| (session.index, session.peer))
+            .collect();
         for (index, peer) in peers {
             let sources = self.sources(peer);
             if let Some((session, _)) = self.sessions.get_mut(&index) {
                 session.sources = sources;
             }
         }
+    }
+
+    /// A session as it stands, published or not.
+    pub fn session(&self, index: SessionIndex) -> Option<&Session> {
+        self.sessions.get(&index).map(|(session, _)| session)
+    }
+
+    /// All sessions as they stand.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values().map(|(session, _)| session)
     }
 
     /// The destinations.
@@ -336,12 +405,17 @@ impl Store {
             let session = Arc::new(session.clone());
             table.by_index.insert(session.index, session.clone());
             // While two ends set up at once there may be two: the one that can send is preferred, then the newer.
-            let rank = |session: &Session| (session.ingress.is_some() && session.newest().is_some(), session.index);
-            let preferred = table.by_address.get(&session.address).is_none_or(|old| rank(old) < rank(&session));
+            let rank = |session: &Session| (session.can_send(), session.index);
+            let preferred = table
+                .by_address
+                .get(&session.address)
+                .is_none_or(|old| rank(old) < rank(&session));
             if preferred {
                 table.by_address.insert(session.address, session.clone());
             }
-            table.by_label.extend(labels.iter().map(|label| (*label, session.clone())));
+            table
+                .by_label
+                .extend(labels.iter().map(|label| (*label, session.clone())));
         }
         Some(table)
     }
@@ -357,11 +431,11 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use weft_abi::{GroupIndex, Label};
     use weft_core::{
         io::{LspIngress, RouteEntry},
         session::{Cipher, SessionKeys},
     };
-    use weft_abi::{GroupIndex, Label};
 
     use super::*;
 
@@ -411,16 +485,43 @@ mod tests {
         let mut store = store();
         let session = SessionIndex(5);
         let address = "fd00:1:2::2".parse().unwrap();
-        store.apply(SessionOp::Install { session, peer: NodeId([2; 32]), address });
-        let keys = |byte| SessionKeys { cipher: Cipher::Aes256Gcm, tx: [byte; 32], rx: [byte; 32] };
-        store.apply(SessionOp::AddEpoch { session, epoch: 255, keys: keys(1) });
-        store.apply(SessionOp::AddEpoch { session, epoch: 0, keys: keys(2) });
-        store.apply(SessionOp::SetDelivery { session, labels: vec![Label(77)] });
-        let ingress = LspIngress { group: GroupIndex(1), label: Label(20), inner_mtu: 1400 };
-        store.apply(SessionOp::SetIngress { session, ingress: Some(ingress) });
+        store.apply(SessionOp::Install {
+            session,
+            peer: NodeId([2; 32]),
+            address,
+        });
+        let keys = |byte| SessionKeys {
+            cipher: Cipher::Aes256Gcm,
+            tx: [byte; 32],
+            rx: [byte; 32],
+        };
+        store.apply(SessionOp::AddEpoch {
+            session,
+            epoch: 255,
+            keys: keys(1),
+        });
+        store.apply(SessionOp::AddEpoch {
+            session,
+            epoch: 0,
+            keys: keys(2),
+        });
+        store.apply(SessionOp::UseEpoch { session, epoch: 0 });
+        store.apply(SessionOp::SetDelivery {
+            session,
+            labels: vec![Label(77)],
+        });
+        let ingress = LspIngress {
+            group: GroupIndex(1),
+            label: Label(20),
+            inner_mtu: 1400,
+        };
+        store.apply(SessionOp::SetIngress {
+            session,
+            ingress: Some(ingress),
+        });
         let table = store.publish().unwrap();
         let found = table.delivered_on(77).unwrap();
-        assert_eq!(found.newest().unwrap().number, 0);
+        assert_eq!(found.sending().unwrap().number, 0);
 
         for number in [255, 0] {
             let epoch = found.epoch(number).unwrap();
@@ -434,23 +535,58 @@ mod tests {
                 OpenError::Refused(Refusal::Replayed)
             );
         }
-        store.apply(SessionOp::DropEpoch { session, epoch: 255 });
-        assert!(store.publish().unwrap().session(session).unwrap().epoch(255).is_none());
+        store.apply(SessionOp::DropEpoch {
+            session,
+            epoch: 255,
+        });
+        assert!(
+            store
+                .publish()
+                .unwrap()
+                .session(session)
+                .unwrap()
+                .epoch(255)
+                .is_none()
+        );
     }
 
     #[test]
     fn peers_send_only_from_what_is_theirs() {
         let mut store = store();
         let (session, peer) = (SessionIndex(1), NodeId([2; 32]));
-        store.apply(SessionOp::Install { session, peer, address: "fd00:1:2::2".parse().unwrap() });
-        store.set_routes(vec![route("10.2.0.0/16", 2, "fd00:1:2::2"), route("10.3.0.0/16", 3, "fd00:1:2::3")]);
+        store.apply(SessionOp::Install {
+            session,
+            peer,
+            address: "fd00:1:2::2".parse().unwrap(),
+        });
+        store.set_routes(vec![
+            route("10.2.0.0/16", 2, "fd00:1:2::2"),
+            route("10.3.0.0/16", 3, "fd00:1:2::3"),
+        ]);
         let table = store.publish().unwrap();
         let session = table.session(session).unwrap();
-        for (source, may) in [("fd00:1:2::2", true), ("fd00:1:2::3", false), ("10.2.1.1", true), ("10.3.1.1", false)] {
-            assert_eq!(session.may_send_from(source.parse().unwrap()), may, "{source}");
+        for (source, may) in [
+            ("fd00:1:2::2", true),
+            ("fd00:1:2::3", false),
+            ("10.2.1.1", true),
+            ("10.3.1.1", false),
+        ] {
+            assert_eq!(
+                session.may_send_from(source.parse().unwrap()),
+                may,
+                "{source}"
+            );
         }
-        for (destination, here) in [("fd00:1:2::1", true), ("10.9.1.1", true), ("127.0.0.1", false)] {
-            assert_eq!(table.is_behind_us(destination.parse().unwrap()), here, "{destination}");
+        for (destination, here) in [
+            ("fd00:1:2::1", true),
+            ("10.9.1.1", true),
+            ("127.0.0.1", false),
+        ] {
+            assert_eq!(
+                table.is_behind_us(destination.parse().unwrap()),
+                here,
+                "{destination}"
+            );
         }
     }
 }

@@ -64,13 +64,23 @@ impl Socket {
     pub fn bind(ipv6: bool, port: u16, shared: bool) -> io::Result<Self> {
         let family = if ipv6 { libc::AF_INET6 } else { libc::AF_INET };
         // SAFETY: plain system call; the result is checked.
-        let fd = unsafe { libc::socket(family, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+        let fd = unsafe {
+            libc::socket(
+                family,
+                libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: a fresh descriptor that nobody else owns.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let socket = Self { fd, ipv6, segmentation: AtomicBool::new(true) };
+        let socket = Self {
+            fd,
+            ipv6,
+            segmentation: AtomicBool::new(true),
+        };
         socket.configure(shared)?;
         let (storage, len) = to_storage(if ipv6 {
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))
@@ -89,9 +99,10 @@ impl Socket {
             self.set(libc::SOL_SOCKET, libc::SO_REUSEPORT, 1)?;
         }
         // The forced variants need CAP_NET_ADMIN; the plain ones are clamped silently.
-        for (forced, plain) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-        {
+        for (forced, plain) in [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
             if self.set(libc::SOL_SOCKET, forced, SOCKET_BUFFER).is_err() {
                 self.set(libc::SOL_SOCKET, plain, SOCKET_BUFFER)?;
             }
@@ -100,13 +111,21 @@ impl Socket {
             self.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1)?;
             self.set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
             self.set(libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
-            self.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_PROBE)?;
+            self.set(
+                libc::IPPROTO_IPV6,
+                libc::IPV6_MTU_DISCOVER,
+                libc::IPV6_PMTUDISC_PROBE,
+            )?;
             self.set(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, 64)?;
             self.set(libc::IPPROTO_UDP, libc::UDP_NO_CHECK6_RX, 1)?;
         } else {
             self.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
             self.set(libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
-            self.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
+            self.set(
+                libc::IPPROTO_IP,
+                libc::IP_MTU_DISCOVER,
+                libc::IP_PMTUDISC_PROBE,
+            )?;
             self.set(libc::IPPROTO_IP, libc::IP_TTL, 64)?;
         }
         Ok(())
@@ -123,7 +142,11 @@ impl Socket {
                 mem::size_of::<libc::c_int>() as libc::socklen_t,
             )
         };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether this is the IPv6 one.
@@ -139,7 +162,10 @@ impl Socket {
     /// Sends one datagram at once.
     pub fn send(&self, to: &Address, tos: u8, datagram: &[u8]) -> io::Result<()> {
         let (mut name, name_len) = to_storage(to.remote);
-        let mut iovec = libc::iovec { iov_base: datagram.as_ptr().cast_mut().cast(), iov_len: datagram.len() };
+        let mut iovec = libc::iovec {
+            iov_base: datagram.as_ptr().cast_mut().cast(),
+            iov_len: datagram.len(),
+        };
         let mut control = Control::default();
         let control_len = control.fill(to, tos, None);
         // SAFETY: an all-zero msghdr is valid.
@@ -190,19 +216,33 @@ impl Control {
             (SocketAddr::V4(_), IpAddr::V4(local)) => {
                 let info = libc::in_pktinfo {
                     ipi_ifindex: to.interface as libc::c_int,
-                    ipi_spec_dst: libc::in_addr { s_addr: u32::from_ne_bytes(local.octets()) },
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(local.octets()),
+                    },
                     ipi_addr: libc::in_addr { s_addr: 0 },
                 };
                 self.push(&mut used, libc::IPPROTO_IP, libc::IP_PKTINFO, info);
-                self.push(&mut used, libc::IPPROTO_IP, libc::IP_TOS, libc::c_int::from(tos));
+                self.push(
+                    &mut used,
+                    libc::IPPROTO_IP,
+                    libc::IP_TOS,
+                    libc::c_int::from(tos),
+                );
             }
             (SocketAddr::V6(_), IpAddr::V6(local)) => {
                 let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr { s6_addr: local.octets() },
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: local.octets(),
+                    },
                     ipi6_ifindex: to.interface as _,
                 };
                 self.push(&mut used, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, info);
-                self.push(&mut used, libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::c_int::from(tos));
+                self.push(
+                    &mut used,
+                    libc::IPPROTO_IPV6,
+                    libc::IPV6_TCLASS,
+                    libc::c_int::from(tos),
+                );
             }
             _ => {}
         }
@@ -215,7 +255,10 @@ impl Control {
     fn push<T: Copy>(&mut self, used: &mut usize, level: libc::c_int, kind: libc::c_int, value: T) {
         // SAFETY: CMSG_LEN and CMSG_SPACE only compute.
         let (len, space) = unsafe {
-            (libc::CMSG_LEN(mem::size_of::<T>() as u32) as usize, libc::CMSG_SPACE(mem::size_of::<T>() as u32) as usize)
+            (
+                libc::CMSG_LEN(mem::size_of::<T>() as u32) as usize,
+                libc::CMSG_SPACE(mem::size_of::<T>() as u32) as usize,
+            )
         };
         debug_assert!(*used + space <= CONTROL);
         // SAFETY: the buffer is aligned for cmsghdr, the three messages of `fill` fit into it, and every header is
@@ -251,9 +294,14 @@ impl Default for RxBatch {
     fn default() -> Self {
         // SAFETY: all-zero is a valid value of these C structures.
         let (name, message) = unsafe { (mem::zeroed(), mem::zeroed()) };
-        let iovec = libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 };
+        let iovec = libc::iovec {
+            iov_base: ptr::null_mut(),
+            iov_len: 0,
+        };
         Self {
-            buffers: (0..BATCH).map(|_| vec![0; BUFFER].into_boxed_slice()).collect(),
+            buffers: (0..BATCH)
+                .map(|_| vec![0; BUFFER].into_boxed_slice())
+                .collect(),
             names: vec![name; BATCH],
             controls: vec![Control::default(); BATCH],
             iovecs: vec![iovec; BATCH],
@@ -268,8 +316,10 @@ impl RxBatch {
     pub fn receive(&mut self, socket: &Socket) -> io::Result<usize> {
         self.meta.clear();
         for index in 0..BATCH {
-            self.iovecs[index] =
-                libc::iovec { iov_base: self.buffers[index].as_mut_ptr().cast(), iov_len: BUFFER };
+            self.iovecs[index] = libc::iovec {
+                iov_base: self.buffers[index].as_mut_ptr().cast(),
+                iov_len: BUFFER,
+            };
             let header = &mut self.messages[index].msg_hdr;
             header.msg_name = ptr::from_mut(&mut self.names[index]).cast();
             header.msg_namelen = mem::size_of::<libc::sockaddr_storage>() as libc::socklen_t;
@@ -291,7 +341,11 @@ impl RxBatch {
         };
         if count < 0 {
             let error = io::Error::last_os_error();
-            return if error.kind() == io::ErrorKind::WouldBlock { Ok(0) } else { Err(error) };
+            return if error.kind() == io::ErrorKind::WouldBlock {
+                Ok(0)
+            } else {
+                Err(error)
+            };
         }
         let count = count as usize;
         for index in 0..count {
@@ -312,7 +366,11 @@ impl RxBatch {
         let source = from_storage(&self.names[index]);
         let mut meta = Meta {
             source,
-            local: if source.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() },
+            local: if source.is_ipv4() {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            },
             interface: 0,
             tos: 0,
             len: (message.msg_len as usize).min(BUFFER),
@@ -389,7 +447,9 @@ impl std::fmt::Debug for TxBatch {
 impl Default for TxBatch {
     fn default() -> Self {
         Self {
-            buffers: (0..BATCH).map(|_| vec![0; BUFFER].into_boxed_slice()).collect(),
+            buffers: (0..BATCH)
+                .map(|_| vec![0; BUFFER].into_boxed_slice())
+                .collect(),
             waiting: Vec::with_capacity(BATCH),
             names: Vec::with_capacity(BATCH),
             controls: Vec::with_capacity(BATCH),
@@ -419,7 +479,11 @@ impl TxBatch {
     /// Adds the first `len` bytes of [`TxBatch::buffer`].
     pub fn commit(&mut self, len: usize, to: Address, tos: u8) {
         if !self.is_full() {
-            self.waiting.push(Waiting { len: len.min(BUFFER), to, tos });
+            self.waiting.push(Waiting {
+                len: len.min(BUFFER),
+                to,
+                tos,
+            });
         }
     }
 
@@ -450,7 +514,13 @@ impl TxBatch {
     }
 
     /// Sends from index `from`; returns where to go on. The same index back means: segmentation was refused there.
-    fn flush_some(&mut self, socket: &Socket, from: usize, segment: bool, sent: &mut Sent) -> usize {
+    fn flush_some(
+        &mut self,
+        socket: &Socket,
+        from: usize,
+        segment: bool,
+        sent: &mut Sent,
+    ) -> usize {
         self.gather(socket, from, segment);
         let mut at = from;
         let mut done = 0;
@@ -482,9 +552,15 @@ impl TxBatch {
                     wait_writable(socket);
                     continue;
                 }
-                Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::EMSGSIZE) if self.datagrams(done) > 1 => {
+                Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP | libc::EMSGSIZE)
+                    if self.datagrams(done) > 1 =>
+                {
                     // Where the interface cannot, each datagram goes by itself; what stands before was sent.
-                    return if at == from && done == 0 { self.single(socket, from, sent) } else { at };
+                    return if at == from && done == 0 {
+                        self.single(socket, from, sent)
+                    } else {
+                        at
+                    };
                 }
                 Some(libc::EAGAIN | libc::ENOBUFS) => sent.full += self.datagrams(done) as u64,
                 Some(libc::EMSGSIZE) => sent.too_big += self.datagrams(done) as u64,
@@ -527,7 +603,8 @@ impl TxBatch {
 
     /// The datagrams from the first of this family at or after `from` that can go as one segmented message.
     fn run(&self, from: usize, ipv6: bool, segment: bool) -> std::ops::Range<usize> {
-        let Some(start) = (from..self.waiting.len()).find(|&index| self.waiting[index].to.remote.is_ipv6() == ipv6)
+        let Some(start) = (from..self.waiting.len())
+            .find(|&index| self.waiting[index].to.remote.is_ipv6() == ipv6)
         else {
             return self.waiting.len()..self.waiting.len();
         };
@@ -536,7 +613,11 @@ impl TxBatch {
         let mut total = first.len;
         while segment && end < self.waiting.len() && end - start < MAX_SEGMENTS {
             let next = self.waiting[end];
-            if next.to != first.to || next.tos != first.tos || next.len > first.len || total + next.len > MAX_SEGMENTED {
+            if next.to != first.to
+                || next.tos != first.tos
+                || next.len > first.len
+                || total + next.len > MAX_SEGMENTED
+            {
                 break;
             }
             total += next.len;
@@ -556,7 +637,10 @@ impl TxBatch {
         self.messages.clear();
         self.counts.clear();
         for (buffer, waiting) in self.buffers.iter().zip(&self.waiting) {
-            self.iovecs.push(libc::iovec { iov_base: buffer.as_ptr().cast_mut().cast(), iov_len: waiting.len });
+            self.iovecs.push(libc::iovec {
+                iov_base: buffer.as_ptr().cast_mut().cast(),
+                iov_len: waiting.len,
+            });
         }
         let mut at = from;
         loop {
@@ -582,7 +666,12 @@ impl TxBatch {
             at = run.end;
         }
         // The vectors have their final places only now.
-        for ((message, name), control) in self.messages.iter_mut().zip(&mut self.names).zip(&mut self.controls) {
+        for ((message, name), control) in self
+            .messages
+            .iter_mut()
+            .zip(&mut self.names)
+            .zip(&mut self.controls)
+        {
             message.msg_hdr.msg_name = ptr::from_mut(name).cast();
             message.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
         }
@@ -590,7 +679,11 @@ impl TxBatch {
 }
 
 fn wait_writable(socket: &Socket) {
-    let mut poll = libc::pollfd { fd: socket.raw(), events: libc::POLLOUT, revents: 0 };
+    let mut poll = libc::pollfd {
+        fd: socket.raw(),
+        events: libc::POLLOUT,
+        revents: 0,
+    };
     // SAFETY: one pollfd that lives through the call.
     unsafe { libc::poll(&mut poll, 1, 5) };
 }
@@ -601,22 +694,30 @@ fn to_storage(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) 
         let mut storage: libc::sockaddr_storage = mem::zeroed();
         let len = match address {
             SocketAddr::V4(address) => {
-                ptr::from_mut(&mut storage).cast::<libc::sockaddr_in>().write(libc::sockaddr_in {
-                    sin_family: libc::AF_INET as _,
-                    sin_port: address.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                    sin_zero: [0; 8],
-                });
+                ptr::from_mut(&mut storage)
+                    .cast::<libc::sockaddr_in>()
+                    .write(libc::sockaddr_in {
+                        sin_family: libc::AF_INET as _,
+                        sin_port: address.port().to_be(),
+                        sin_addr: libc::in_addr {
+                            s_addr: u32::from_ne_bytes(address.ip().octets()),
+                        },
+                        sin_zero: [0; 8],
+                    });
                 mem::size_of::<libc::sockaddr_in>()
             }
             SocketAddr::V6(address) => {
-                ptr::from_mut(&mut storage).cast::<libc::sockaddr_in6>().write(libc::sockaddr_in6 {
-                    sin6_family: libc::AF_INET6 as _,
-                    sin6_port: address.port().to_be(),
-                    sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                    sin6_scope_id: address.scope_id(),
-                });
+                ptr::from_mut(&mut storage)
+                    .cast::<libc::sockaddr_in6>()
+                    .write(libc::sockaddr_in6 {
+                        sin6_family: libc::AF_INET6 as _,
+                        sin6_port: address.port().to_be(),
+                        sin6_flowinfo: 0,
+                        sin6_addr: libc::in6_addr {
+                            s6_addr: address.ip().octets(),
+                        },
+                        sin6_scope_id: address.scope_id(),
+                    });
                 mem::size_of::<libc::sockaddr_in6>()
             }
         };
@@ -638,7 +739,11 @@ fn from_storage(storage: &libc::sockaddr_storage) -> SocketAddr {
             .into()
         } else {
             let address: &libc::sockaddr_in = &*ptr::from_ref(storage).cast();
-            SocketAddrV4::new(address.sin_addr.s_addr.to_ne_bytes().into(), u16::from_be(address.sin_port)).into()
+            SocketAddrV4::new(
+                address.sin_addr.s_addr.to_ne_bytes().into(),
+                u16::from_be(address.sin_port),
+            )
+            .into()
         }
     }
 }
@@ -655,11 +760,18 @@ mod tests {
         let storage = unsafe {
             let mut storage: libc::sockaddr_storage = mem::zeroed();
             let mut len = mem::size_of_val(&storage) as libc::socklen_t;
-            assert_eq!(libc::getsockname(socket.raw(), ptr::from_mut(&mut storage).cast(), &mut len), 0);
+            assert_eq!(
+                libc::getsockname(socket.raw(), ptr::from_mut(&mut storage).cast(), &mut len),
+                0
+            );
             storage
         };
         let port = from_storage(&storage).port();
-        let loopback: IpAddr = if ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        let loopback: IpAddr = if ipv6 {
+            Ipv6Addr::LOCALHOST.into()
+        } else {
+            Ipv4Addr::LOCALHOST.into()
+        };
         (socket, SocketAddr::new(loopback, port))
     }
 
@@ -683,21 +795,40 @@ mod tests {
         let senders = [bound(false).0, bound(true).0];
         let mut batch = TxBatch::default();
         let mut want: [Vec<(u8, Vec<u8>)>; 2] = [vec![], vec![]];
-        let lens = [1200, 1200, 1200, 300, 300, 1200, 40, 1200, 1200, 1201, 1201, 7];
+        let lens = [
+            1200, 1200, 1200, 300, 300, 1200, 40, 1200, 1200, 1201, 1201, 7,
+        ];
         for (index, len) in lens.into_iter().cycle().take(BATCH).enumerate() {
             let v6 = index / 7 % 2 == 1;
             let tos = if index / 20 % 2 == 1 { 0xb8 } else { 2 };
             let bytes = vec![index as u8; len];
             batch.buffer()[..len].copy_from_slice(&bytes);
             let remote = if v6 { address6 } else { address4 };
-            batch.commit(len, Address { remote, local: remote.ip(), interface: 0 }, tos);
+            batch.commit(
+                len,
+                Address {
+                    remote,
+                    local: remote.ip(),
+                    interface: 0,
+                },
+                tos,
+            );
             want[usize::from(v6)].push((tos, bytes));
         }
         assert!(batch.is_full());
         let sent = batch.flush(&senders);
-        assert_eq!(sent, Sent { packets: BATCH as u64, ..Sent::default() });
+        assert_eq!(
+            sent,
+            Sent {
+                packets: BATCH as u64,
+                ..Sent::default()
+            }
+        );
         for (socket, want) in [(&to4, &want[0]), (&to6, &want[1])] {
-            let got: Vec<_> = receive_all(socket, want.len()).into_iter().map(|(meta, bytes)| (meta.tos, bytes)).collect();
+            let got: Vec<_> = receive_all(socket, want.len())
+                .into_iter()
+                .map(|(meta, bytes)| (meta.tos, bytes))
+                .collect();
             assert_eq!(&got, want);
         }
     }
@@ -707,7 +838,16 @@ mod tests {
         let (to, address) = bound(false);
         let (from, _) = bound(false);
         let other: IpAddr = Ipv4Addr::new(127, 0, 0, 9).into();
-        from.send(&Address { remote: address, local: other, interface: 0 }, 0, b"x").unwrap();
+        from.send(
+            &Address {
+                remote: address,
+                local: other,
+                interface: 0,
+            },
+            0,
+            b"x",
+        )
+        .unwrap();
         let got = receive_all(&to, 1);
         assert_eq!(got[0].0.source.ip(), other);
         assert_eq!(got[0].0.local, address.ip());
@@ -717,6 +857,9 @@ mod tests {
     #[test]
     fn a_port_in_use_is_noticed() {
         let (_socket, address) = bound(false);
-        assert_eq!(port_is_free(address.port()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(
+            port_is_free(address.port()).unwrap_err().kind(),
+            io::ErrorKind::AddrInUse
+        );
     }
 }

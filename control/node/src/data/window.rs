@@ -25,7 +25,10 @@ pub struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { next: 0, words: [0; WORDS] }
+        Self {
+            next: 0,
+            words: [0; WORDS],
+        }
     }
 }
 
@@ -39,14 +42,22 @@ impl Window {
             return Err(Refusal::TooOld);
         }
         let (word, bit) = place(counter);
-        if self.words[word] & bit != 0 { Err(Refusal::Replayed) } else { Ok(()) }
+        if self.words[word] & bit != 0 {
+            Err(Refusal::Replayed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Accepts the counter of an authenticated packet; refuses as [`Window::check`] does.
     pub fn accept(&mut self, counter: u64) -> Result<(), Refusal> {
         self.check(counter)?;
         if counter >= self.next {
-            let from = if self.next == 0 { 0 } else { (self.next - 1) / 64 + 1 };
+            let from = if self.next == 0 {
+                0
+            } else {
+                (self.next - 1) / 64 + 1
+            };
             let to = counter / 64;
             if self.next == 0 || to >= from {
                 let clear = (to - from.min(to) + 1).min(WORDS as u64);

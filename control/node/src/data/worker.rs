@@ -22,7 +22,7 @@ use super::{
     crypto,
     icmp::{self, Limiter, Problem},
     packet::{Inner, Lanes, combine_ecn},
-    session::{CLASS_BIT, EPOCH_SHIFT, OpenError, Session, Table, Target},
+    session::{CLASS_BIT, EPOCH_SHIFT, OpenError, Table, Target},
     udp::{Address, BUFFER, RxBatch, Sent, Socket, TxBatch},
     window::Refusal,
 };
@@ -94,6 +94,8 @@ pub enum Up {
         session: SessionIndex,
         /// Label it came on.
         label: Label,
+        /// AEAD counter it came under.
+        counter: u64,
         /// Plaintext.
         message: Bytes,
     },
@@ -231,7 +233,12 @@ unsafe impl Send for Worker {}
 
 impl Worker {
     /// A worker; it begins with [`Worker::run`].
-    pub fn new(shared: Arc<Shared>, tun: Option<Queue>, sockets: Arc<Vec<Socket>>, wake: Arc<Wake>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        tun: Option<Queue>,
+        sockets: Arc<Vec<Socket>>,
+        wake: Arc<Wake>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             shared,
@@ -254,12 +261,21 @@ impl Worker {
         let mut polls: Vec<libc::pollfd> = std::iter::once(self.wake.0.as_raw_fd())
             .chain(self.sockets.iter().map(Socket::raw))
             .chain(self.tun.as_ref().map(Queue::raw))
-            .map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 })
+            .map(|fd| libc::pollfd {
+                fd,
+                events: libc::POLLIN,
+                revents: 0,
+            })
             .collect();
         while !self.shared.stop.load(Ordering::Acquire) {
-            let timeout = if self.waiting.is_empty() { -1 } else { TICK.as_millis() as libc::c_int };
+            let timeout = if self.waiting.is_empty() {
+                -1
+            } else {
+                TICK.as_millis() as libc::c_int
+            };
             // SAFETY: the slice lives through the call and its length is passed.
-            let ready = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
+            let ready =
+                unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout) };
             if ready < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
                 tracing::error!(error = %io::Error::last_os_error(), "a data path thread cannot wait for its sockets; it ends");
                 return;
@@ -277,7 +293,9 @@ impl Worker {
             if let Some(last) = polls.get_mut(1 + self.sockets.len())
                 && last.revents != 0
             {
-                if last.revents & (libc::POLLERR | libc::POLLNVAL) != 0 && last.revents & libc::POLLIN == 0 {
+                if last.revents & (libc::POLLERR | libc::POLLNVAL) != 0
+                    && last.revents & libc::POLLIN == 0
+                {
                     tracing::error!("the TUN interface is gone; this node goes on as a transit");
                     last.fd = -1;
                     self.tun = None;
@@ -343,10 +361,17 @@ impl Worker {
                 let room = self.waiting_packets < WAITING;
                 let waiting = self.waiting.entry(node).or_insert_with(|| {
                     self.shared.hand_up(Up::NoSession { destination });
-                    WaitingFor { since: now, reminded: now, destination, packets: vec![] }
+                    WaitingFor {
+                        since: now,
+                        reminded: now,
+                        destination,
+                        packets: vec![],
+                    }
                 });
                 if room && waiting.packets.len() < WAITING_PER_NODE {
-                    waiting.packets.push(self.tx.buffer()[HEAD..HEAD + len].into());
+                    waiting
+                        .packets
+                        .push(self.tx.buffer()[HEAD..HEAD + len].into());
                     self.waiting_packets += 1;
                 } else {
                     self.shared.counters.one(Counter::QueueFull);
@@ -366,16 +391,21 @@ impl Worker {
         self.looked = now;
         let mut done = vec![];
         for (&node, waiting) in &mut self.waiting {
-            let ready = matches!(table.target(node.into()), Target::Session(session) if can_send(session));
+            let ready =
+                matches!(table.target(node.into()), Target::Session(session) if session.can_send());
             if ready || now.saturating_duration_since(waiting.since) > PATIENCE {
                 done.push((node, ready));
             } else if now.saturating_duration_since(waiting.reminded) > REMIND {
                 waiting.reminded = now;
-                shared.hand_up(Up::NoSession { destination: waiting.destination });
+                shared.hand_up(Up::NoSession {
+                    destination: waiting.destination,
+                });
             }
         }
         for (node, ready) in done {
-            let Some(waiting) = self.waiting.remove(&node) else { continue };
+            let Some(waiting) = self.waiting.remove(&node) else {
+                continue;
+            };
             self.waiting_packets -= waiting.packets.len();
             for packet in waiting.packets {
                 if self.tx.is_full() {
@@ -419,38 +449,85 @@ impl Worker {
                 shared.counters.one(Counter::NotListening);
                 continue;
             }
-            let mode = modes.get(&meta.interface).copied().unwrap_or(ForwardMode::UserSpace);
+            let mode = modes
+                .get(&meta.interface)
+                .copied()
+                .unwrap_or(ForwardMode::UserSpace);
             let received = shared.tables.receive(payload, mode);
-            let path = || UnderlayPath { local: SocketAddr::new(meta.local, shared.port), remote: meta.source };
+            let path = || UnderlayPath {
+                local: SocketAddr::new(meta.local, shared.port),
+                remote: meta.source,
+            };
             match received {
                 Received::Handshake => {
-                    shared.hand_up(Up::Handshake { path: path(), datagram: Bytes::copy_from_slice(payload) });
+                    shared.hand_up(Up::Handshake {
+                        path: path(),
+                        datagram: Bytes::copy_from_slice(payload),
+                    });
                 }
                 Received::Control { slot } => {
-                    let body = payload.get(16..).map(Bytes::copy_from_slice).unwrap_or_default();
-                    shared.hand_up(Up::Control { slot, path: path(), body });
+                    let body = payload
+                        .get(16..)
+                        .map(Bytes::copy_from_slice)
+                        .unwrap_or_default();
+                    shared.hand_up(Up::Control {
+                        slot,
+                        path: path(),
+                        body,
+                    });
                 }
                 Received::ProbeReply { slot } => {
                     if let Some(body) = payload.get(16..).and_then(<[u8]>::first_chunk) {
-                        shared.hand_up(Up::ProbeEcho { slot, path: path(), body: *body });
+                        shared.hand_up(Up::ProbeEcho {
+                            slot,
+                            path: path(),
+                            body: *body,
+                        });
                     }
                 }
-                Received::Exception { slot, label, counter, exception } => {
-                    shared.hand_up(Up::Exception { slot, label, counter, exception });
+                Received::Exception {
+                    slot,
+                    label,
+                    counter,
+                    exception,
+                } => {
+                    shared.hand_up(Up::Exception {
+                        slot,
+                        label,
+                        counter,
+                        exception,
+                    });
                 }
-                Received::Forward { next_hop, start, local, remote } => {
+                Received::Forward {
+                    next_hop,
+                    start,
+                    local,
+                    remote,
+                } => {
                     let interface = shared.hop(next_hop).map_or(0, |address| address.interface);
                     let packet = payload.get(start..).unwrap_or_default();
                     self.tx.buffer()[..packet.len()].copy_from_slice(packet);
-                    self.tx.commit(packet.len(), Address { remote, local: local.ip(), interface }, meta.tos);
+                    self.tx.commit(
+                        packet.len(),
+                        Address {
+                            remote,
+                            local: local.ip(),
+                            interface,
+                        },
+                        meta.tos,
+                    );
                     shared.counters.one(Counter::Forwarded);
                     if self.tx.is_full() {
                         shared.count_sent(self.tx.flush(&self.sockets));
                     }
                 }
-                Received::Deliver { label, session_at, .. } => {
+                Received::Deliver {
+                    label, session_at, ..
+                } => {
                     let tun = self.tun.as_ref();
-                    if let Err(counter) = deliver(&shared, &table, tun, payload, label, session_at, meta.tos) {
+                    if let Err(counter) =
+                        deliver(&shared, &table, tun, payload, label, session_at, meta.tos)
+                    {
                         shared.counters.one(counter);
                     }
                 }
@@ -459,10 +536,6 @@ impl Worker {
         }
         self.flush();
     }
-}
-
-fn can_send(session: &Session) -> bool {
-    session.ingress.is_some() && session.newest().is_some()
 }
 
 /// Encrypts and labels the inner packet that stands at [`HEAD`] in the next transmit buffer.
@@ -482,26 +555,45 @@ fn send(shared: &Shared, table: &Table, tx: &mut TxBatch, len: usize) -> Result<
     if !table.is_behind_us(inner.source) {
         return Err(Refused::Drop(Counter::InnerSource));
     }
-    let (Some(ingress), Some(epoch)) = (session.ingress, session.newest()) else {
+    let (Some(ingress), Some(epoch)) = (session.ingress, session.sending()) else {
         return Err(Refused::Wait(session.address, inner.destination));
     };
     if len > usize::from(ingress.inner_mtu) {
-        return Err(Refused::Answer(Counter::TooBig, Problem::TooBig(ingress.inner_mtu)));
+        return Err(Refused::Answer(
+            Counter::TooBig,
+            Problem::TooBig(ingress.inner_mtu),
+        ));
     }
     let lane = shared.lanes.lane(&buffer[HEAD..HEAD + len]);
     let next_hop = shared
         .tables
         .select(ingress.group, lane)
         .ok_or(Refused::Answer(Counter::NoNextHop, Problem::Unreachable))?;
-    let address = shared.hop(next_hop).ok_or(Refused::Drop(Counter::NoNextHop))?;
+    let address = shared
+        .hop(next_hop)
+        .ok_or(Refused::Drop(Counter::NoNextHop))?;
 
-    let (counter, sealed) = epoch.seal(&mut buffer[HEAD..], len).ok_or(Refused::Drop(Counter::Exhausted))?;
-    finish(&shared.tables, buffer, next_hop, lane, ingress.label, LABEL_TTL, counter, HEAD + sealed)
-        .map_err(|_| Refused::Drop(Counter::NoNextHop))?;
+    let (counter, sealed) = epoch
+        .seal(&mut buffer[HEAD..], len)
+        .ok_or(Refused::Drop(Counter::Exhausted))?;
+    finish(
+        &shared.tables,
+        buffer,
+        next_hop,
+        lane,
+        ingress.label,
+        LABEL_TTL,
+        counter,
+        HEAD + sealed,
+    )
+    .map_err(|_| Refused::Drop(Counter::NoNextHop))?;
     tx.commit(HEAD + sealed, address, inner.tos);
     shared.counters.one(Counter::Encrypted);
     session.counters.tx_packets.fetch_add(1, Ordering::Relaxed);
-    session.counters.tx_bytes.fetch_add(len as u64, Ordering::Relaxed);
+    session
+        .counters
+        .tx_bytes
+        .fetch_add(len as u64, Ordering::Relaxed);
     Ok(())
 }
 
@@ -518,7 +610,9 @@ pub(crate) fn finish(
     len: usize,
 ) -> Result<(), DropReason> {
     let datagram = buffer.get_mut(..len).ok_or(DropReason::TooShort)?;
-    let Some(head) = datagram.first_chunk_mut::<HEAD>() else { return Err(DropReason::TooShort) };
+    let Some(head) = datagram.first_chunk_mut::<HEAD>() else {
+        return Err(DropReason::TooShort);
+    };
     head[16..20].copy_from_slice(&LabelEntry::new(label, 0, true, ttl).to_bytes());
     head[20..28].copy_from_slice(&counter.to_be_bytes());
     tables.stamp(next_hop, lane, Kind::Labelled, datagram)
@@ -534,10 +628,19 @@ fn deliver(
     session_at: usize,
     tos: u8,
 ) -> Result<(), Counter> {
-    let session = table.delivered_on(label.0).ok_or(Counter::UnknownDelivery)?;
-    let (head, sealed) = payload.split_at_mut_checked(session_at + 8).ok_or(Counter::Malformed)?;
-    let counter = head.last_chunk().map(|bytes| u64::from_be_bytes(*bytes)).ok_or(Counter::Malformed)?;
-    let epoch = session.epoch((counter >> EPOCH_SHIFT) as u8).ok_or(Counter::UnknownEpoch)?;
+    let session = table
+        .delivered_on(label.0)
+        .ok_or(Counter::UnknownDelivery)?;
+    let (head, sealed) = payload
+        .split_at_mut_checked(session_at + 8)
+        .ok_or(Counter::Malformed)?;
+    let counter = head
+        .last_chunk()
+        .map(|bytes| u64::from_be_bytes(*bytes))
+        .ok_or(Counter::Malformed)?;
+    let epoch = session
+        .epoch((counter >> EPOCH_SHIFT) as u8)
+        .ok_or(Counter::UnknownEpoch)?;
     let plain = epoch.open(counter, sealed).map_err(|error| match error {
         OpenError::BadSeal => Counter::BadSeal,
         OpenError::Refused(Refusal::Replayed) => Counter::Replayed,
@@ -549,7 +652,12 @@ fn deliver(
             return Err(Counter::Malformed);
         }
         let message = Bytes::copy_from_slice(plain);
-        shared.hand_up(Up::SessionMessage { session: session.index, label, message });
+        shared.hand_up(Up::SessionMessage {
+            session: session.index,
+            label,
+            counter,
+            message,
+        });
         return Ok(());
     }
     let inner = Inner::parse(plain).ok_or(Counter::Malformed)?;
@@ -564,7 +672,10 @@ fn deliver(
         return Err(Counter::EcnDropped);
     }
     session.counters.rx_packets.fetch_add(1, Ordering::Relaxed);
-    session.counters.rx_bytes.fetch_add(inner.len as u64, Ordering::Relaxed);
+    session
+        .counters
+        .rx_bytes
+        .fetch_add(inner.len as u64, Ordering::Relaxed);
     let tun = tun.ok_or(Counter::InnerDestination)?;
     tun.write(packet).map_err(|_| Counter::TunWriteFailed)?;
     shared.counters.one(Counter::TunTx);

@@ -68,7 +68,7 @@ pub struct Host {
     pub links: BTreeMap<u32, Link>,
     /// All of them.
     pub addresses: Vec<HostAddress>,
-    neighbours: HashMap<(u32, IpAddr), Mac>,
+    pub(crate) neighbours: HashMap<(u32, IpAddr), Mac>,
 }
 
 impl Host {
@@ -79,8 +79,10 @@ impl Host {
             RouteNetlinkMessage::NewLink(message) => change.underlay = self.add_link(message),
             RouteNetlinkMessage::DelLink(message) => {
                 change.underlay = self.links.remove(&message.header.index).is_some();
-                self.addresses.retain(|address| address.link != message.header.index);
-                self.neighbours.retain(|(link, _), _| *link != message.header.index);
+                self.addresses
+                    .retain(|address| address.link != message.header.index);
+                self.neighbours
+                    .retain(|(link, _), _| *link != message.header.index);
             }
             RouteNetlinkMessage::NewAddress(message) => {
                 if let Some(address) = parse_address(message) {
@@ -104,13 +106,21 @@ impl Host {
             RouteNetlinkMessage::DelAddress(message) => {
                 if let Some(gone) = parse_address(message) {
                     let before = self.addresses.len();
-                    self.addresses.retain(|address| (address.link, address.address) != (gone.link, gone.address));
+                    self.addresses.retain(|address| {
+                        (address.link, address.address) != (gone.link, gone.address)
+                    });
                     change.underlay = self.addresses.len() != before;
                 }
             }
-            RouteNetlinkMessage::NewNeighbour(message) => change.neighbour = self.add_neighbour(message, false),
-            RouteNetlinkMessage::DelNeighbour(message) => change.neighbour = self.add_neighbour(message, true),
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => change.routes = true,
+            RouteNetlinkMessage::NewNeighbour(message) => {
+                change.neighbour = self.add_neighbour(message, false)
+            }
+            RouteNetlinkMessage::DelNeighbour(message) => {
+                change.neighbour = self.add_neighbour(message, true)
+            }
+            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
+                change.routes = true
+            }
             _ => {}
         }
         change
@@ -123,7 +133,10 @@ impl Host {
 
     /// The interface an address of this host is on.
     pub fn link_of(&self, address: IpAddr) -> Option<u32> {
-        self.addresses.iter().find(|own| own.address == address).map(|own| own.link)
+        self.addresses
+            .iter()
+            .find(|own| own.address == address)
+            .map(|own| own.link)
     }
 
     fn add_link(&mut self, message: &LinkMessage) -> bool {
@@ -141,7 +154,9 @@ impl Host {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-                LinkAttribute::Address(address) if message.header.link_layer_type == LinkLayerType::Ether => {
+                LinkAttribute::Address(address)
+                    if message.header.link_layer_type == LinkLayerType::Ether =>
+                {
                     link.mac = address.as_slice().try_into().ok();
                 }
                 _ => {}
@@ -165,7 +180,9 @@ impl Host {
                 NeighbourAttribute::Destination(NeighbourAddress::Inet6(destination)) => {
                     address = Some(IpAddr::from(*destination));
                 }
-                NeighbourAttribute::LinkLayerAddress(bytes) => mac = Mac::try_from(bytes.as_slice()).ok(),
+                NeighbourAttribute::LinkLayerAddress(bytes) => {
+                    mac = Mac::try_from(bytes.as_slice()).ok()
+                }
                 _ => {}
             }
         }
@@ -179,7 +196,9 @@ impl Host {
                 | NeighbourState::Permanent
         );
         let old = match mac.filter(|_| known && !gone) {
-            Some(mac) if self.neighbours.len() < MAX_NEIGHBOURS || self.neighbours.contains_key(&key) => {
+            Some(mac)
+                if self.neighbours.len() < MAX_NEIGHBOURS || self.neighbours.contains_key(&key) =>
+            {
                 if self.neighbours.get(&key) == Some(&mac) {
                     return None;
                 }

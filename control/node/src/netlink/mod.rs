@@ -14,7 +14,10 @@ use rtnetlink::{
         RouteNetlinkMessage,
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
         neighbour::{NeighbourFlags, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType, RouteVia},
+        route::{
+            RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
+            RouteType, RouteVia,
+        },
     },
     sys::SocketAddr,
 };
@@ -50,7 +53,11 @@ impl NetlinkError {
             rtnetlink::Error::NetlinkError(message) => describe(message),
             other => (0, other.to_string()),
         };
-        Self::Refused { what: what.into(), error: text, code }
+        Self::Refused {
+            what: what.into(),
+            error: text,
+            code,
+        }
     }
 
     /// The error number, where the kernel gave one.
@@ -98,7 +105,9 @@ impl Drop for Netlink {
 }
 
 /// Events, in the order the kernel sent them.
-pub struct Events(Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send + Unpin>);
+pub struct Events(
+    Box<dyn Stream<Item = (NetlinkMessage<RouteNetlinkMessage>, SocketAddr)> + Send + Unpin>,
+);
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -144,12 +153,31 @@ impl Netlink {
     /// Everything there is now.
     pub async fn dump(&self) -> Result<Host, NetlinkError> {
         let mut host = Host::default();
-        let links = self.handle.link().get().execute().map(|link| link.map(RouteNetlinkMessage::NewLink));
-        let addresses = self.handle.address().get().execute().map(|a| a.map(RouteNetlinkMessage::NewAddress));
-        let neighbours = self.handle.neighbours().get().execute().map(|n| n.map(RouteNetlinkMessage::NewNeighbour));
-        let mut all = std::pin::pin!(stream::iter([links.boxed(), addresses.boxed(), neighbours.boxed()]).flatten());
+        let links = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .map(|link| link.map(RouteNetlinkMessage::NewLink));
+        let addresses = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .map(|a| a.map(RouteNetlinkMessage::NewAddress));
+        let neighbours = self
+            .handle
+            .neighbours()
+            .get()
+            .execute()
+            .map(|n| n.map(RouteNetlinkMessage::NewNeighbour));
+        let mut all = std::pin::pin!(
+            stream::iter([links.boxed(), addresses.boxed(), neighbours.boxed()]).flatten()
+        );
         while let Some(message) = all.next().await {
-            host.apply(&message.map_err(|error| NetlinkError::new("reading links, addresses and neighbours", &error))?);
+            host.apply(&message.map_err(|error| {
+                NetlinkError::new("reading links, addresses and neighbours", &error)
+            })?);
         }
         Ok(host)
     }
@@ -167,7 +195,11 @@ impl Netlink {
         let builder = RouteMessageBuilder::<IpAddr>::new()
             .destination_prefix(remote, full(remote))
             .and_then(|builder| builder.source_prefix(local, full(local)))
-            .map_err(|error| NetlinkError::Refused { what: what(), error: error.to_string(), code: 0 })?;
+            .map_err(|error| NetlinkError::Refused {
+                what: what(),
+                error: error.to_string(),
+                code: 0,
+            })?;
         let builder = match link {
             Some(link) => builder.output_interface(link),
             None => builder,
@@ -178,7 +210,11 @@ impl Netlink {
             Some(Err(error)) => {
                 let error = NetlinkError::new(what(), &error);
                 match error.code() {
-                    libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENODEV | libc::EINVAL | libc::EACCES => Ok(None),
+                    libc::ENETUNREACH
+                    | libc::EHOSTUNREACH
+                    | libc::ENODEV
+                    | libc::EINVAL
+                    | libc::EACCES => Ok(None),
                     _ => Err(error),
                 }
             }
@@ -196,14 +232,20 @@ impl Netlink {
             .replace()
             .execute()
             .await
-            .map_err(|error| NetlinkError::new(format!("asking for the neighbour {neighbour}"), &error))
+            .map_err(|error| {
+                NetlinkError::new(format!("asking for the neighbour {neighbour}"), &error)
+            })
     }
 
     /// Sets an interface up with this MTU. IPv6 makes no link-local address on it.
     pub async fn set_up(&self, link: u32, mtu: u32) -> Result<(), NetlinkError> {
         let no_link_local =
-            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])]);
-        let quiet = LinkUnspec::new_with_index(link).append_extra_attribute(no_link_local).build();
+            LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                In6AddrGenMode::None,
+            )])]);
+        let quiet = LinkUnspec::new_with_index(link)
+            .append_extra_attribute(no_link_local)
+            .build();
         // A kernel without IPv6 refuses this; the address that follows will say so plainly.
         let _ = self.handle.link().set(quiet).execute().await;
         let message = LinkUnspec::new_with_index(link).mtu(mtu).up().build();
@@ -212,18 +254,33 @@ impl Netlink {
             .set(message)
             .execute()
             .await
-            .map_err(|error| NetlinkError::new(format!("setting interface {link} up with MTU {mtu}"), &error))
+            .map_err(|error| {
+                NetlinkError::new(
+                    format!("setting interface {link} up with MTU {mtu}"),
+                    &error,
+                )
+            })
     }
 
     /// Gives an interface an address.
-    pub async fn add_address(&self, link: u32, address: IpAddr, prefix_len: u8) -> Result<(), NetlinkError> {
+    pub async fn add_address(
+        &self,
+        link: u32,
+        address: IpAddr,
+        prefix_len: u8,
+    ) -> Result<(), NetlinkError> {
         self.handle
             .address()
             .add(link, address, prefix_len)
             .replace()
             .execute()
             .await
-            .map_err(|error| NetlinkError::new(format!("adding address {address}/{prefix_len} to interface {link}"), &error))
+            .map_err(|error| {
+                NetlinkError::new(
+                    format!("adding address {address}/{prefix_len} to interface {link}"),
+                    &error,
+                )
+            })
     }
 
     /// Makes or replaces a route through an interface.
@@ -269,7 +326,11 @@ pub struct HostRoute {
 
 impl std::fmt::Display for HostRoute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{} metric {}", self.prefix, self.prefix_len, self.metric)
+        write!(
+            f,
+            "{}/{} metric {}",
+            self.prefix, self.prefix_len, self.metric
+        )
     }
 }
 
@@ -285,18 +346,27 @@ impl HostRoute {
             .output_interface(self.link)
             .priority(self.metric)
             .protocol(RouteProtocol::Other(ROUTE_PROTOCOL))
-            .scope(if self.prefix.is_ipv4() { RouteScope::Link } else { RouteScope::Universe })
+            .scope(if self.prefix.is_ipv4() {
+                RouteScope::Link
+            } else {
+                RouteScope::Universe
+            })
             .kind(RouteType::Unicast)
             .build();
         if let Some(mtu) = self.mtu {
-            message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+            message
+                .attributes
+                .push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
         }
         Ok(message)
     }
 }
 
 fn parse_route(route: &RouteMessage, remote: IpAddr) -> Option<RouteAnswer> {
-    if !matches!(route.header.kind, RouteType::Unicast | RouteType::Local | RouteType::Unspec) {
+    if !matches!(
+        route.header.kind,
+        RouteType::Unicast | RouteType::Local | RouteType::Unspec
+    ) {
         return None;
     }
     let address = |address: &RouteAddress| match address {
@@ -304,7 +374,12 @@ fn parse_route(route: &RouteMessage, remote: IpAddr) -> Option<RouteAnswer> {
         RouteAddress::Inet6(address) => Some(IpAddr::from(*address)),
         _ => None,
     };
-    let mut answer = RouteAnswer { link: 0, neighbour: remote, mtu: None, source: None };
+    let mut answer = RouteAnswer {
+        link: 0,
+        neighbour: remote,
+        mtu: None,
+        source: None,
+    };
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(link) => answer.link = *link,

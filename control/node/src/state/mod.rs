@@ -38,7 +38,9 @@ pub enum StateError {
 
 fn remedy(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ". Free some space; weftd goes on without, but forgets when it is restarted",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ". Free some space; weftd goes on without, but forgets when it is restarted"
+        }
         io::ErrorKind::PermissionDenied => ". Run weftd as the user the folder belongs to",
         io::ErrorKind::ReadOnlyFilesystem => ". Mount it writable",
         _ => "",
@@ -47,7 +49,11 @@ fn remedy(error: &io::Error) -> &'static str {
 
 impl StateError {
     fn io(path: &Path, what: &'static str) -> impl FnOnce(io::Error) -> Self {
-        move |error| Self::Io { path: path.to_owned(), what, error }
+        move |error| Self::Io {
+            path: path.to_owned(),
+            what,
+            error,
+        }
     }
 }
 
@@ -85,11 +91,19 @@ impl StateDir {
             }
             let mut holder = String::new();
             let _ = lock.take(16).read_to_string(&mut holder);
-            return Err(StateError::Locked { path: path.to_owned(), holder: holder.trim().parse().ok() });
+            return Err(StateError::Locked {
+                path: path.to_owned(),
+                holder: holder.trim().parse().ok(),
+            });
         }
         // For the message above only: a full disk must not keep the daemon from running.
-        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| writeln!(lock, "{}", std::process::id()));
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// The folder.
@@ -109,7 +123,12 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
     name.push(".new");
     let new = path.with_file_name(name);
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&new)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&new, path)?;
@@ -124,7 +143,9 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
 
 /// Moves a file that cannot be read aside, under a name that is free, and tells the name.
 pub fn keep_aside(path: &Path) -> Result<PathBuf, StateError> {
-    let seconds = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |elapsed| elapsed.as_secs());
+    let seconds = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .map_or(0, |elapsed| elapsed.as_secs());
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".corrupt-{seconds}-{}", std::process::id()));
     let aside = path.with_file_name(name);
@@ -142,7 +163,8 @@ pub(crate) mod tests {
 
     impl Scratch {
         pub(crate) fn new(name: &str) -> Self {
-            let path = std::env::temp_dir().join(format!("weft-node-{name}-{}", std::process::id()));
+            let path =
+                std::env::temp_dir().join(format!("weft-node-{name}-{}", std::process::id()));
             let _ = fs::remove_dir_all(&path);
             fs::create_dir_all(&path).unwrap();
             Self(path)
@@ -161,7 +183,10 @@ pub(crate) mod tests {
         let folder = scratch.0.join("state");
         let first = StateDir::open(&folder).unwrap();
         let error = StateDir::open(&folder).unwrap_err();
-        assert!(matches!(error, StateError::Locked { holder: Some(pid), .. } if pid == std::process::id()), "{error}");
+        assert!(
+            matches!(error, StateError::Locked { holder: Some(pid), .. } if pid == std::process::id()),
+            "{error}"
+        );
         drop(first);
         StateDir::open(&folder).unwrap();
     }

@@ -55,23 +55,46 @@ impl Change {
     /// For people.
     pub fn describe(&self) -> HostChange {
         let (kind, what, undo) = match self {
-            Self::Pins { path } => ("pin", path.display().to_string(), "remove the folder; the kernel frees the maps".to_owned()),
-            Self::Xdp { interface } => ("xdp", interface.clone(), "remove the pinned link; the program detaches".to_owned()),
-            Self::Socket { path } => ("socket", path.display().to_string(), "remove the file".to_owned()),
+            Self::Pins { path } => (
+                "pin",
+                path.display().to_string(),
+                "remove the folder; the kernel frees the maps".to_owned(),
+            ),
+            Self::Xdp { interface } => (
+                "xdp",
+                interface.clone(),
+                "remove the pinned link; the program detaches".to_owned(),
+            ),
+            Self::Socket { path } => (
+                "socket",
+                path.display().to_string(),
+                "remove the file".to_owned(),
+            ),
             Self::Tun { interface } => ("tun", interface.clone(), "ends with weftd".to_owned()),
-            Self::Address { interface, address } => {
-                ("address", format!("{address} on {interface}"), format!("ends with {interface}"))
-            }
-            Self::Route { interface, prefix } => {
-                ("route", format!("{prefix} via {interface}"), format!("delete it; ends with {interface} too"))
-            }
+            Self::Address { interface, address } => (
+                "address",
+                format!("{address} on {interface}"),
+                format!("ends with {interface}"),
+            ),
+            Self::Route { interface, prefix } => (
+                "route",
+                format!("{prefix} via {interface}"),
+                format!("delete it; ends with {interface} too"),
+            ),
         };
-        HostChange { kind: kind.to_owned(), what, undo }
+        HostChange {
+            kind: kind.to_owned(),
+            what,
+            undo,
+        }
     }
 
     /// Whether the kernel undoes it when the daemon ends, however it ends.
     pub fn ends_with_process(&self) -> bool {
-        matches!(self, Self::Tun { .. } | Self::Address { .. } | Self::Route { .. })
+        matches!(
+            self,
+            Self::Tun { .. } | Self::Address { .. } | Self::Route { .. }
+        )
     }
 }
 
@@ -96,7 +119,11 @@ impl Record {
     /// Reads the record of an earlier run, or begins an empty one. A damaged one is kept aside; the second value then
     /// tells so.
     pub fn load(path: &Path) -> Result<(Self, Option<String>), StateError> {
-        let mut record = Self { path: path.to_owned(), changes: vec![], stored: true };
+        let mut record = Self {
+            path: path.to_owned(),
+            changes: vec![],
+            stored: true,
+        };
         let text = match fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((record, None)),
@@ -108,7 +135,10 @@ impl Record {
                 record.changes = document.changes;
                 return Ok((record, None));
             }
-            Ok(document) => format!("it has version {}, this program reads version {VERSION}", document.version),
+            Ok(document) => format!(
+                "it has version {}, this program reads version {VERSION}",
+                document.version
+            ),
             Err(error) => error.to_string(),
         };
         let aside = keep_aside(path)?;
@@ -156,7 +186,10 @@ impl Record {
                 _ => {}
             }
         } else {
-            let document = Document { version: VERSION, changes: self.changes.clone() };
+            let document = Document {
+                version: VERSION,
+                changes: self.changes.clone(),
+            };
             let text = serde_json::to_vec_pretty(&document).unwrap_or_default();
             write_atomically(&self.path, &text)?;
         }
@@ -175,8 +208,12 @@ mod tests {
         let path = scratch.0.join("host.json");
         let (mut record, notice) = Record::load(&path).unwrap();
         assert!(notice.is_none());
-        let tun = Change::Tun { interface: "weft0".into() };
-        let xdp = Change::Xdp { interface: "eth0".into() };
+        let tun = Change::Tun {
+            interface: "weft0".into(),
+        };
+        let xdp = Change::Xdp {
+            interface: "eth0".into(),
+        };
         record.add([tun.clone(), xdp.clone(), tun.clone()]).unwrap();
         let (mut again, _) = Record::load(&path).unwrap();
         assert_eq!(again.changes(), [tun, xdp.clone()]);
@@ -190,7 +227,11 @@ mod tests {
     fn a_damaged_record_is_kept_aside() {
         let scratch = Scratch::new("record-damaged");
         let path = scratch.0.join("host.json");
-        for text in ["{", "{\"version\":9,\"changes\":[]}", "{\"version\":1,\"changes\":[{\"kind\":\"x\"}]}"] {
+        for text in [
+            "{",
+            "{\"version\":9,\"changes\":[]}",
+            "{\"version\":1,\"changes\":[{\"kind\":\"x\"}]}",
+        ] {
             fs::write(&path, text).unwrap();
             let (record, notice) = Record::load(&path).unwrap();
             assert!(record.changes().is_empty());

@@ -56,18 +56,30 @@ pub fn encode(payload: &[u8]) -> Zeroizing<Vec<u8>> {
 /// Unwraps a payload; the error says what is wrong.
 pub fn decode(file: &[u8]) -> Result<&[u8], String> {
     let Some((header, payload)) = file.split_at_checked(HEADER) else {
-        return Err(format!("it has {} bytes, fewer than its header", file.len()));
+        return Err(format!(
+            "it has {} bytes, fewer than its header",
+            file.len()
+        ));
     };
     if &header[..8] != MAGIC {
         return Err("it does not begin as a snapshot does".to_owned());
     }
-    let version = header[8..12].iter().fold(0u32, |value, byte| value << 8 | u32::from(*byte));
+    let version = header[8..12]
+        .iter()
+        .fold(0u32, |value, byte| value << 8 | u32::from(*byte));
     if version != VERSION {
-        return Err(format!("it has version {version}, this program reads version {VERSION}"));
+        return Err(format!(
+            "it has version {version}, this program reads version {VERSION}"
+        ));
     }
-    let len = header[12..20].iter().fold(0u64, |value, byte| value << 8 | u64::from(*byte));
+    let len = header[12..20]
+        .iter()
+        .fold(0u64, |value, byte| value << 8 | u64::from(*byte));
     if len != payload.len() as u64 {
-        return Err(format!("it should hold {len} bytes and holds {}", payload.len()));
+        return Err(format!(
+            "it should hold {len} bytes and holds {}",
+            payload.len()
+        ));
     }
     if digest::digest(&digest::SHA256, payload).as_ref() != &header[20..HEADER] {
         return Err("its checksum does not match".to_owned());
@@ -84,13 +96,19 @@ pub fn store(path: &Path, payload: &[u8]) -> Result<(), StateError> {
 pub fn load(path: &Path) -> Result<Found, StateError> {
     let mut bytes = Zeroizing::new(vec![]);
     match File::open(path) {
-        Ok(file) => file.take(MAX).read_to_end(&mut bytes).map_err(StateError::io(path, "reading"))?,
+        Ok(file) => file
+            .take(MAX)
+            .read_to_end(&mut bytes)
+            .map_err(StateError::io(path, "reading"))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(StateError::io(path, "opening")(error)),
     };
     match decode(&bytes) {
         Ok(payload) => Ok(Found::Snapshot(Zeroizing::new(payload.to_vec()))),
-        Err(problem) => Ok(Found::Damaged { problem, aside: keep_aside(path)? }),
+        Err(problem) => Ok(Found::Damaged {
+            problem,
+            aside: keep_aside(path)?,
+        }),
     }
 }
 
@@ -106,12 +124,16 @@ mod tests {
         let path = scratch.0.join("snapshot");
         assert!(matches!(load(&path).unwrap(), Found::Nothing));
         store(&path, b"payload").unwrap();
-        assert!(matches!(load(&path).unwrap(), Found::Snapshot(payload) if payload[..] == *b"payload"));
+        assert!(
+            matches!(load(&path).unwrap(), Found::Snapshot(payload) if payload[..] == *b"payload")
+        );
 
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, &bytes).unwrap();
-        let Found::Damaged { problem, aside } = load(&path).unwrap() else { panic!("must be damaged") };
+        let Found::Damaged { problem, aside } = load(&path).unwrap() else {
+            panic!("must be damaged")
+        };
         assert!(problem.contains("checksum"), "{problem}");
         assert_eq!(fs::read(aside).unwrap(), bytes);
         assert!(matches!(load(&path).unwrap(), Found::Nothing));

@@ -25,16 +25,22 @@ impl std::fmt::Debug for Interface {
 #[derive(Debug, thiserror::Error)]
 pub enum TunError {
     /// The device file is missing.
-    #[error("/dev/net/tun does not exist: the kernel has no TUN, or this container was not given it. Load the module `tun`, or set `enable = false` under [tun] for a pure transit.")]
+    #[error(
+        "/dev/net/tun does not exist: the kernel has no TUN, or this container was not given it. Load the module `tun`, or set `enable = false` under [tun] for a pure transit."
+    )]
     NoDevice,
     /// Not allowed.
-    #[error("opening TUN interface {name}: not permitted. weftd needs CAP_NET_ADMIN, or set `enable = false` under [tun] for a pure transit.")]
+    #[error(
+        "opening TUN interface {name}: not permitted. weftd needs CAP_NET_ADMIN, or set `enable = false` under [tun] for a pure transit."
+    )]
     NotPermitted {
         /// Its name.
         name: String,
     },
     /// The name is taken.
-    #[error("opening TUN interface {name}: the name is in use. End the program that holds it, or choose another `name` under [tun].")]
+    #[error(
+        "opening TUN interface {name}: the name is in use. End the program that holds it, or choose another `name` under [tun]."
+    )]
     Busy {
         /// Its name.
         name: String,
@@ -64,12 +70,23 @@ impl Interface {
             match code {
                 Some(libc::EPERM | libc::EACCES) => TunError::NotPermitted { name },
                 Some(libc::EBUSY) => TunError::Busy { name },
-                _ => TunError::Other { name, error: error.to_string() },
+                _ => TunError::Other {
+                    name,
+                    error: error.to_string(),
+                },
             }
         };
-        let tuns = Tun::builder().name(name).queues(queues).build().map_err(describe)?;
+        let tuns = Tun::builder()
+            .name(name)
+            .queues(queues)
+            .build()
+            .map_err(describe)?;
         let index = tuns.first().map_or(Ok(0), Tun::index).map_err(describe)?;
-        Ok(Self { name: name.to_owned(), index, tuns })
+        Ok(Self {
+            name: name.to_owned(),
+            index,
+            tuns,
+        })
     }
 
     /// Its name.
@@ -116,6 +133,10 @@ impl Queue {
     pub fn write(&self, packet: &[u8]) -> io::Result<()> {
         // SAFETY: pointer and length are of one living slice.
         let len = unsafe { libc::write(self.raw(), packet.as_ptr().cast(), packet.len()) };
-        if len < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        if len < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
     }
 }
