@@ -4,6 +4,7 @@
 //! eBPF toolchain that [`setup`] installs. The programs under test are found as files, see [`paths`].
 
 pub mod building;
+pub mod demo;
 pub mod lab;
 pub mod paths;
 pub mod setup;
