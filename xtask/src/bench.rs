@@ -4,10 +4,7 @@
 //! run with `--json FILE`, tells its progress on standard error, and leaves one flat object of names and numbers in the
 //! file; the names, and what they should reach, are in [`BENCHMARKS`].
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::{Context, Result, bail};
 
