@@ -6,7 +6,7 @@ use serde::Serialize;
 use weft_client::{
     api::Interface,
     config::{Config, DEFAULT_PORT},
-    secrets::NetworkKey,
+    secrets::{NetworkKey, SecretError},
 };
 use weft_core::identity::NetworkSecret;
 
@@ -44,8 +44,17 @@ pub(super) fn run(context: &mut Context, command: &SecretCommand) -> Result<(), 
 }
 
 fn load(context: &Context) -> Result<NetworkSecret, Failure> {
-    let key = NetworkKey::load(&context.layout.network())
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+    let key = NetworkKey::load(&context.layout.network()).map_err(|error| {
+        let hint = match &error {
+            SecretError::Io { error, .. }
+                if error.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                ": run this as root"
+            }
+            _ => "",
+        };
+        Failure::Failed(format!("{error}{hint}"))
+    })?;
     Ok(NetworkSecret::from_bytes(key.secret))
 }
 
