@@ -11,7 +11,7 @@ use std::{
 use common::{Daemon, Run, mesh, weft, weft_reading};
 use weft_client::{
     config::Config,
-    secrets::{IdentitySeed, NetworkKey},
+    secrets::{IdentitySeed, NetworkText},
 };
 use weft_core::identity::{Identity, NetworkSecret};
 
@@ -39,10 +39,8 @@ impl Node {
     }
 
     fn secret(&self) -> NetworkSecret {
-        let key = NetworkKey::load(&self.dir().join("state/network.key")).unwrap();
-        let secret = NetworkSecret::from_bytes(key.secret);
-        assert_eq!(key.id, secret.network_id().0);
-        secret
+        let text = NetworkText::load(&self.dir().join("state/network.key")).unwrap();
+        text.as_str().parse().unwrap()
     }
 
     fn identity(&self) -> Identity {

@@ -160,10 +160,12 @@ pub enum XdpMode {
 /// Timers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Timers {
-    /// Between liveness probes of a link.
-    pub probe_interval: Duration,
-    /// Without an echo for this long a link is down.
-    pub dead_after: Duration,
+    /// Between liveness probes of a link that carries traffic.
+    pub probe_busy: Duration,
+    /// Between liveness probes of an idle link.
+    pub probe_idle: Duration,
+    /// Probes in a row without an echo after which a link is down.
+    pub probe_misses: u32,
     /// Between handshakes that renew a link's keys.
     pub link_rekey: Duration,
     /// Between handshakes that renew a session's keys.
@@ -212,7 +214,8 @@ impl Prefix {
         Ok(Self { address, len })
     }
 
-    fn network(address: IpAddr, len: u8) -> IpAddr {
+    /// The address with all bits behind the first `len` cleared.
+    pub fn network(address: IpAddr, len: u8) -> IpAddr {
         match address {
             IpAddr::V4(address) => {
                 let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
@@ -606,9 +609,11 @@ struct RawXdp {
 #[serde(deny_unknown_fields, default)]
 struct RawTimers {
     #[serde(deserialize_with = "whole")]
-    probe_interval_ms: Spanned<u64>,
+    probe_busy_ms: Spanned<u64>,
     #[serde(deserialize_with = "whole")]
-    dead_after_ms: Spanned<u64>,
+    probe_idle_ms: Spanned<u64>,
+    #[serde(deserialize_with = "whole")]
+    probe_misses: Spanned<u64>,
     #[serde(deserialize_with = "whole")]
     link_rekey_s: Spanned<u64>,
     #[serde(deserialize_with = "whole")]
@@ -622,9 +627,10 @@ struct RawTimers {
 impl Default for RawTimers {
     fn default() -> Self {
         Self {
-            probe_interval_ms: none(200),
-            dead_after_ms: none(1000),
-            link_rekey_s: none(600),
+            probe_busy_ms: none(100),
+            probe_idle_ms: none(300),
+            probe_misses: none(3),
+            link_rekey_s: none(120),
             session_rekey_s: none(120),
             restart_s: none(120),
             resolve_s: none(300),
@@ -799,18 +805,21 @@ impl RawTun {
 
 impl RawTimers {
     fn check(self, source: &Source<'_>) -> Result<Timers, ConfigError> {
-        let probe = source.within(&self.probe_interval_ms, 20..=60_000, " ms")?;
-        let dead = source.within(&self.dead_after_ms, 60..=600_000, " ms")?;
-        if dead < probe * 3 {
+        let busy = source.within(&self.probe_busy_ms, 10..=60_000, " ms")?;
+        let idle = source.within(&self.probe_idle_ms, 10..=60_000, " ms")?;
+        if idle < busy {
             return Err(source.refuse(
-                &self.dead_after_ms,
-                format!("{dead} ms are less than three probe intervals of {probe} ms"),
-                format!("Use at least {} or probe more often.", probe * 3),
+                &self.probe_idle_ms,
+                format!("{idle} ms are less than probe_busy_ms = {busy}"),
+                format!(
+                    "Use at least {busy}: an idle link is not probed more often than a busy one."
+                ),
             ));
         }
         Ok(Timers {
-            probe_interval: Duration::from_millis(probe),
-            dead_after: Duration::from_millis(dead),
+            probe_busy: Duration::from_millis(busy),
+            probe_idle: Duration::from_millis(idle),
+            probe_misses: source.within(&self.probe_misses, 2..=100, "")? as u32,
             link_rekey: Duration::from_secs(source.within(
                 &self.link_rekey_s,
                 10..=86_400,
@@ -927,11 +936,13 @@ workers = 0
 mode = {xdp_mode}
 
 [timers]
-# Liveness probes of each link, and after how long without an echo it is down.
-probe_interval_ms = 200
-dead_after_ms = 1000
+# Between liveness probes of a link that carries traffic and of an idle one; and after how many without an echo it is
+# down.
+probe_busy_ms = 100
+probe_idle_ms = 300
+probe_misses = 3
 # Renewal of link keys and of session keys.
-link_rekey_s = 600
+link_rekey_s = 120
 session_rekey_s = 120
 # How long a neighbour's daemon may be silent while its forwarding plane answers.
 restart_s = 120

@@ -1,6 +1,5 @@
-//! The two secrets of a node, each a one-line text file that only its owner may read:
-//! `identity.key` (`weft-identity-1 <64 hex: Ed25519 seed>`) and `network.key`
-//! (`weft-network-1 <10 hex: network id> <64 hex: secret>`).
+//! The two secrets of a node, each a one-line text file that only its owner may read: `identity.key`
+//! (`weft-identity-1 <64 hex: Ed25519 seed>`) and `network.key` (`weft1-…`, the text form of the network's secret).
 //!
 //! They are written once, never overwritten, and refused when others could have read or swapped them.
 
@@ -9,13 +8,12 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 const IDENTITY_TAG: &str = "weft-identity-1";
-const NETWORK_TAG: &str = "weft-network-1";
+const NETWORK_TAG: &str = "weft1-";
 /// Longer than any valid file.
 const MAX_FILE: u64 = 256;
 
@@ -23,14 +21,10 @@ const MAX_FILE: u64 = 256;
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct IdentitySeed(pub [u8; 32]);
 
-/// A network's id and its secret: what a node needs to join, and the line that is handed from one to the next.
+/// The text form of a network's secret, as people copy it from node to node. Only its beginning and its alphabet are
+/// checked here; what it means is for the reader.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
-pub struct NetworkKey {
-    /// The 40 bits after `fd` in the network's prefix.
-    pub id: [u8; 5],
-    /// Pre-shared key of all link handshakes.
-    pub secret: [u8; 32],
-}
+pub struct NetworkText(String);
 
 /// Why a secret was not read or written.
 #[derive(Debug, thiserror::Error)]
@@ -77,9 +71,9 @@ impl std::fmt::Debug for IdentitySeed {
     }
 }
 
-impl std::fmt::Debug for NetworkKey {
+impl std::fmt::Debug for NetworkText {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "NetworkKey({}, ..)", hex(&self.id))
+        f.write_str("NetworkText(..)")
     }
 }
 
@@ -110,44 +104,35 @@ impl IdentitySeed {
     }
 }
 
-impl NetworkKey {
+impl NetworkText {
+    /// From what a person typed or a program made; none where it cannot be a network's secret.
+    pub fn new(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (tag, body) = text.split_at_checked(NETWORK_TAG.len())?;
+        let fits = tag.eq_ignore_ascii_case(NETWORK_TAG)
+            && text.len() < MAX_FILE as usize
+            && body
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
     /// Reads the file.
     pub fn load(path: &Path) -> Result<Self, SecretError> {
-        let text = read(path)?;
-        text.trim()
-            .parse()
-            .map_err(|problem| SecretError::Malformed {
-                path: path.to_owned(),
-                problem,
-            })
+        Self::new(&read(path)?).ok_or_else(|| SecretError::Malformed {
+            path: path.to_owned(),
+            problem: format!("is not a network secret, which begins with `{NETWORK_TAG}`"),
+        })
     }
 
     /// Writes a new file; refuses to overwrite.
     pub fn store(&self, path: &Path) -> Result<(), SecretError> {
-        write(path, &Zeroizing::new(format!("{}\n", *self.to_line())))
-    }
-
-    /// The line other nodes join with.
-    pub fn to_line(&self) -> Zeroizing<String> {
-        Zeroizing::new(format!(
-            "{NETWORK_TAG} {} {}",
-            hex(&self.id),
-            *Zeroizing::new(hex(&self.secret))
-        ))
-    }
-}
-
-impl FromStr for NetworkKey {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut fields = text.split_ascii_whitespace();
-        let key = match (fields.next(), fields.next(), fields.next(), fields.next()) {
-            (Some(NETWORK_TAG), Some(id), Some(secret), None) => unhex(id).zip(unhex(secret)),
-            _ => None,
-        };
-        key.map(|(id, secret)| Self { id, secret })
-            .ok_or_else(|| format!("is not `{NETWORK_TAG}`, 10 hex digits and 64 hex digits"))
+        write(path, &Zeroizing::new(format!("{}\n", self.0)))
     }
 }
 
@@ -266,12 +251,10 @@ mod tests {
         ));
 
         let path = folder.join("network.key");
-        let key = NetworkKey {
-            id: [1, 2, 3, 4, 0xfe],
-            secret: [9; 32],
-        };
+        let key = NetworkText::new(" weft1-ABCD-0123\n").unwrap();
         key.store(&path).unwrap();
-        assert!(NetworkKey::load(&path).unwrap() == key);
+        assert!(NetworkText::load(&path).unwrap() == key);
+        assert_eq!(key.as_str(), "weft1-ABCD-0123");
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -293,13 +276,13 @@ mod tests {
     fn malformed_secrets_are_refused() {
         let folder = folder("malformed");
         let path = folder.join("network.key");
-        write(&path, "weft-network-1 0102030405 zz\n").unwrap();
+        write(&path, "weft1-AB/CD\n").unwrap();
         assert!(matches!(
-            NetworkKey::load(&path),
+            NetworkText::load(&path),
             Err(SecretError::Malformed { .. })
         ));
         assert!(matches!(
-            NetworkKey::load(&folder.join("none")),
+            NetworkText::load(&folder.join("none")),
             Err(SecretError::Missing(_))
         ));
         assert!(unhex::<2>("00é").is_none());

@@ -16,6 +16,58 @@ use crate::{identity::NodeId, session::SessionKeys};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Micros(pub u64);
 
+impl Micros {
+    /// One millisecond.
+    pub const MILLISECOND: Self = Self(1_000);
+    /// One second.
+    pub const SECOND: Self = Self(1_000_000);
+
+    /// So many milliseconds.
+    #[must_use]
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis.saturating_mul(1_000))
+    }
+
+    /// So many seconds.
+    #[must_use]
+    pub const fn from_secs(secs: u64) -> Self {
+        Self(secs.saturating_mul(1_000_000))
+    }
+
+    /// The time from `earlier` to this; zero where that lies ahead.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Self {
+        Self(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Whole seconds.
+    #[must_use]
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1_000_000
+    }
+}
+
+impl std::ops::Add for Micros {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+
+/// Where all of a node's randomness comes from: the operating system's generator in production, a seeded one in
+/// simulations, which then replay exactly.
+pub trait Randomness: Send {
+    /// Fills the slice with bytes nobody can predict.
+    fn fill(&mut self, out: &mut [u8]);
+}
+
+impl Randomness for Box<dyn Randomness> {
+    fn fill(&mut self, out: &mut [u8]) {
+        (**self).fill(out);
+    }
+}
+
 /// One pair of underlay addresses, as seen from here: the identity of a link's transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UnderlayPath {
@@ -43,6 +95,9 @@ pub struct UnderlayAddress {
     pub address: IpAddr,
     /// The interface's name, for people.
     pub interface: String,
+    /// Length of the address's on-link prefix in bits. A configured neighbour that is on-link from some addresses is
+    /// contacted from those alone.
+    pub prefix_len: u8,
     /// The interface's MTU in bytes of IP packet.
     pub mtu: u16,
     /// Whether the interface is up with carrier.
@@ -71,6 +126,7 @@ pub enum Exception {
 }
 
 /// A request by a person or a program; answered by [`Output::Answer`] with the same id, possibly several times.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Handshakes with a neighbour at this address from now on (as if it stood in the configuration).
@@ -82,6 +138,7 @@ pub enum Command {
     /// One traced packet per hop of the LSP in use to `to`.
     Trace { to: NodeId },
     /// Says goodbye to neighbours and tears down what this node signalled. The shell stops after draining outputs.
+    /// (A stop that keeps transit for the next run is no command: the shell stores the snapshot and goes.)
     Shutdown,
 }
 
@@ -90,6 +147,7 @@ pub enum Command {
 pub struct CommandId(pub u64);
 
 /// One answer to a [`Command`].
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// Done, nothing to tell.
@@ -116,6 +174,7 @@ pub enum Answer {
 }
 
 /// What the shell tells the node.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A whole datagram of kind 2 (link handshake) whose tag verified under the network's key.
@@ -180,6 +239,7 @@ pub struct SessionIndex(pub u32);
 /// Changes to the forwarding tables (user-space source of truth; kernel maps are its projection).
 ///
 /// The order within one drain is the order to apply; a reader between two of them always sees a usable table.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum DataplaneOp {
     /// A receiving slot of a link with its tag key. Windows of all its lanes start empty.
@@ -195,6 +255,8 @@ pub enum DataplaneOp {
         slot: Slot,
         echo: Option<NextHopIndex>,
     },
+    /// The link moved to other addresses (roaming): the path packets of this slot now come on. Its windows stay.
+    SetSlotPath { slot: Slot, path: UnderlayPath },
     /// The epoch is over: what still comes is dropped as `StaleEpoch`.
     RetireSlot { slot: Slot },
     /// The slot may be reused.
@@ -218,6 +280,10 @@ pub enum DataplaneOp {
     },
     /// Writes one LFIB word. An empty entry removes the label.
     SetLabel { label: Label, entry: LfibEntry },
+    /// Ends the description of a resumed node's tables, which began with the first output after `Node::resume`: an
+    /// entry that already stands in the (pinned) tables with the same content is left as it is, windows and sequence
+    /// numbers included; what stands there and was not described by now is removed.
+    Restored,
 }
 
 /// What a session's traffic is sent with: the first hop's group and the label the first hop knows.
@@ -232,9 +298,10 @@ pub struct LspIngress {
 }
 
 /// Changes to the shell's session table.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Clone, Debug)]
 pub enum SessionOp {
-    /// A new session. Its transmit side is unusable until `SetIngress`.
+    /// A new session. Its transmit side is unusable until `UseEpoch` and `SetIngress`.
     Install {
         session: SessionIndex,
         peer: NodeId,
@@ -264,6 +331,7 @@ pub enum SessionOp {
 }
 
 /// What the node wants done.
+#[allow(missing_docs, reason = "the variant's sentence names its fields")]
 #[derive(Debug)]
 pub enum Output {
     /// Send a complete datagram (a handshake, already tagged).

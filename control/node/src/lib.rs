@@ -1,3 +1,6 @@
 //! Everything of a node that knows Linux: sockets, netlink, eBPF, TUN, files and timers around `weft-core`.
 
+pub mod data;
 pub mod dataplane;
+pub mod netlink;
+pub mod tun;

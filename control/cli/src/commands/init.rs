@@ -11,7 +11,7 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Serialize;
 use weft_client::{
     config::{Config, DEFAULT_PORT, MAX_NAME, Params, PeerAddress, default_config},
-    secrets::{IdentitySeed, NetworkKey, SecretError},
+    secrets::{IdentitySeed, NetworkText, SecretError},
 };
 use weft_core::identity::{Identity, NetworkSecret};
 use zeroize::Zeroizing;
@@ -96,11 +96,12 @@ pub(super) fn run(context: &mut Context, args: InitArgs) -> Result<(), Failure> 
         secret_written(IdentitySeed(*seed).store(path))
     })
     .map_err(|failure| hint(context, failure))?;
-    let key = NetworkKey {
-        id: secret.network_id().0,
-        secret: *secret.as_bytes(),
+    let Some(network) = NetworkText::new(&secret.to_text()) else {
+        return Err(Failure::Failed(
+            "the network secret has no text form".into(),
+        ));
     };
-    made.file(&files[2], |path| secret_written(key.store(path)))?;
+    made.file(&files[2], |path| secret_written(network.store(path)))?;
     made.file(&files[0], |path| write_config(path, &text))
         .map_err(|failure| hint(context, failure))?;
     made.keep();

@@ -6,9 +6,9 @@ use serde::Serialize;
 use weft_client::{
     api::Interface,
     config::{Config, DEFAULT_PORT},
-    secrets::{NetworkKey, SecretError},
+    secrets::{NetworkText, SecretError},
 };
-use weft_core::identity::NetworkSecret;
+use weft_core::identity::{NetworkSecret, ParseError};
 
 use crate::{
     args::SecretCommand,
@@ -44,7 +44,8 @@ pub(super) fn run(context: &mut Context, command: &SecretCommand) -> Result<(), 
 }
 
 fn load(context: &Context) -> Result<NetworkSecret, Failure> {
-    let key = NetworkKey::load(&context.layout.network()).map_err(|error| {
+    let path = context.layout.network();
+    let text = NetworkText::load(&path).map_err(|error| {
         let hint = match &error {
             SecretError::Io { error, .. }
                 if error.kind() == std::io::ErrorKind::PermissionDenied =>
@@ -55,7 +56,9 @@ fn load(context: &Context) -> Result<NetworkSecret, Failure> {
         };
         Failure::Failed(format!("{error}{hint}"))
     })?;
-    Ok(NetworkSecret::from_bytes(key.secret))
+    text.as_str()
+        .parse()
+        .map_err(|error: ParseError| Failure::Failed(format!("{}: {error}", path.display())))
 }
 
 pub(super) fn invite(context: &mut Context) -> Result<(), Failure> {

@@ -53,10 +53,10 @@ fn refusals_name_line_value_and_remedy() {
             "10.1.0.0/16",
         ),
         (
-            "name = 'a'\n[timers]\nprobe_interval_ms = 500\ndead_after_ms = 1000\n",
+            "name = 'a'\n[timers]\nprobe_busy_ms = 500\nprobe_idle_ms = 100\n",
             4,
-            "1000",
-            "three probe intervals",
+            "100",
+            "less than probe_busy_ms",
         ),
         ("name = 'a'\n[limits]\nlinks = -1\n", 3, "-1", "negative"),
         (

@@ -1,9 +1,12 @@
-//! To come.
+//! End-to-end sessions.
 
-/// Keys of one epoch of a session, for the data path. 32 bytes each whatever the cipher.
-#[derive(Clone)]
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+/// Keys of one epoch of a session, for the data path. 32 bytes each whatever the cipher. Wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct SessionKeys {
     /// AEAD in use.
+    #[zeroize(skip)]
     pub cipher: Cipher,
     /// Key for what this node sends.
     pub tx: [u8; 32],
@@ -18,6 +21,17 @@ pub enum Cipher {
     ChaCha20Poly1305,
     /// AES-256-GCM.
     Aes256Gcm,
+}
+
+impl Cipher {
+    /// The name people know.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ChaCha20Poly1305 => "ChaCha20-Poly1305",
+            Self::Aes256Gcm => "AES-256-GCM",
+        }
+    }
 }
 
 impl core::fmt::Debug for SessionKeys {

@@ -1,0 +1,1041 @@
+//! Reliable flooding of LSAs to the neighbours, and anti-entropy with each of them.
+//!
+//! Sans-IO: messages in by [`Flooding::on_message`], out by [`Flooding::poll_transmit`]; the owner carries them, in any
+//! order, with loss or twice, directly or by way of others. Three mechanisms:
+//!
+//! - *Flooding*: what is news goes to every neighbour but the one it came from, until that neighbour acknowledges it by
+//!   digest or shows that it has it. Retransmission backs off; messages are batched and paced per neighbour.
+//! - *Anti-entropy*: neighbours compare hashes of ranges of node ids, narrow down where they differ, list and exchange
+//!   what is missing. No state is kept between its messages, so none can be lost for good.
+//! - *Damping*: this node's own LSA is issued with exponentially growing intervals while it keeps changing, and of each
+//!   origin only so many new LSAs per time are taken in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    fmt,
+};
+
+use bytes::Bytes;
+
+use super::{
+    lsa::{Digest, Lsa, LsaContent, LsaError, LsaHeader, MAX_LSA_LEN},
+    lsdb::{Lsdb, Outcome, WITHDRAWAL_MEMORY_S},
+    reconcile::{self, Item, MAX_ITEMS, MAX_RANGES, Range},
+};
+use crate::{
+    identity::{Identity, NodeId},
+    io::Micros,
+    wire::{Reader, WireError, Writer},
+};
+
+/// Longest message to or from a neighbour, bytes: fits an underlay of 1280 with every header around it.
+pub const MAX_MESSAGE: usize = 1024;
+/// Most neighbours flooded to.
+pub const MAX_FLOOD_NEIGHBOURS: usize = super::lsa::MAX_NEIGHBOURS;
+/// Most LSAs sent to one neighbour and not acknowledged yet.
+pub const WINDOW: usize = 64;
+
+const MS: u64 = 1_000;
+const SECOND: u64 = 1_000_000;
+const MAX_ACKS: usize = 60;
+const MAX_PENDING_ACKS: usize = 512;
+const MAX_REPLIES: usize = 128;
+const MAX_REASSEMBLIES: usize = 4;
+const FRAGMENT_LEN: usize = 960;
+const MAX_FRAGMENTS: usize = MAX_LSA_LEN.div_ceil(FRAGMENT_LEN);
+const ACK_DELAY: u64 = 10 * MS;
+const RTO_FIRST: u64 = SECOND;
+const RTO_MIN: u64 = 100 * MS;
+const RTO_MAX: u64 = 10 * SECOND;
+/// Messages a neighbour may get at once, and the time that earns one more.
+const PACE_BURST: u64 = 32;
+const PACE_INTERVAL: u64 = 2 * MS;
+const SYNC_ANSWER_WITHIN: u64 = 2 * SECOND;
+const SYNC_FAST: u64 = SECOND;
+/// New LSAs of one origin taken in at once, and the time that earns one more.
+const ARRIVAL_BURST: u64 = 10;
+const ARRIVAL_INTERVAL: u64 = SECOND;
+/// LSAs that fail their checks a neighbour may send at once before its LSAs are ignored, and the time that earns one.
+const INVALID_BURST: u64 = 16;
+const INVALID_INTERVAL: u64 = SECOND;
+
+const LSA: u8 = 1;
+const ACK: u8 = 2;
+const FRAGMENT: u8 = 3;
+const SUMMARY: u8 = 4;
+const LIST: u8 = 5;
+const REQUEST: u8 = 6;
+const IN_SYNC: u8 = 7;
+
+/// Time constants of origination and anti-entropy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FloodTimers {
+    /// Lifetime given to own LSAs, seconds. They are refreshed at about half of it.
+    pub lifetime_s: u16,
+    /// Least time between two own LSAs.
+    pub originate_min: Micros,
+    /// The longest that time grows to while the content keeps changing.
+    pub originate_max: Micros,
+    /// Time between two comparisons with a neighbour while nothing differs.
+    pub sync_interval: Micros,
+}
+
+impl Default for FloodTimers {
+    fn default() -> Self {
+        Self {
+            lifetime_s: 1200,
+            originate_min: Micros(100 * MS),
+            originate_max: Micros(5 * SECOND),
+            sync_interval: Micros(30 * SECOND),
+        }
+    }
+}
+
+/// Why a message of a neighbour was refused. What came before the fault in it has taken effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// The neighbour is not up.
+    #[error("flooding message from {0}, which is not a neighbour that is up")]
+    NotNeighbour(NodeId),
+    /// Longer than [`MAX_MESSAGE`].
+    #[error("flooding message of {0} bytes, at most {MAX_MESSAGE} are allowed")]
+    TooLong(usize),
+    /// Malformed.
+    #[error("malformed flooding message: {0}")]
+    Wire(#[from] WireError),
+    /// An LSA in it was refused.
+    #[error(transparent)]
+    Lsa(#[from] LsaError),
+}
+
+/// The state machine, with the database it keeps equal to its neighbours'.
+pub struct Flooding {
+    identity: Identity,
+    timers: FloodTimers,
+    lsdb: Lsdb,
+    own: Origination,
+    neighbours: BTreeMap<NodeId, Neighbour>,
+    /// Whom `poll_transmit` served last.
+    cursor: Option<NodeId>,
+    arrivals: HashMap<NodeId, Bucket>,
+    counters: BTreeMap<&'static str, u64>,
+}
+
+impl fmt::Debug for Flooding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flooding")
+            .field("nodes", &self.lsdb.len())
+            .field("sequence", &self.own.sequence)
+            .finish()
+    }
+}
+
+/// When and what this node says of itself.
+#[derive(Debug, Default)]
+struct Origination {
+    wanted: Option<LsaContent>,
+    issued: Option<LsaContent>,
+    sequence: u64,
+    /// Issue again though the content is the same (an LSA from before a restart was heard).
+    supersede: bool,
+    last: Option<Micros>,
+    interval: u64,
+    refresh_at: Option<Micros>,
+}
+
+#[derive(Debug)]
+struct Neighbour {
+    /// Origins whose LSA it is to get.
+    pending: BTreeMap<NodeId, Pending>,
+    /// Those of `pending` never sent in their present form, by time of arrival.
+    fresh: BTreeSet<(Micros, NodeId)>,
+    /// The rest, by when they are sent again.
+    again: BTreeSet<(Micros, NodeId)>,
+    in_flight: BTreeMap<Digest, NodeId>,
+    acks: Vec<Digest>,
+    ack_due: Option<Micros>,
+    replies: VecDeque<Bytes>,
+    reassemblies: VecDeque<Reassembly>,
+    sync_at: Micros,
+    /// Until when an answer to our summary is awaited.
+    sync_answer_by: Option<Micros>,
+    sync_backoff: u64,
+    srtt: Option<u64>,
+    pace: Bucket,
+    invalid: Bucket,
+}
+
+#[derive(Debug)]
+struct Pending {
+    due: Micros,
+    attempts: u32,
+    sent: Option<(Digest, Micros)>,
+}
+
+#[derive(Debug)]
+struct Reassembly {
+    digest: Digest,
+    age_s: u16,
+    bytes: Vec<u8>,
+    have: [bool; MAX_FRAGMENTS],
+    missing: usize,
+}
+
+/// Tokens that come back with time.
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    /// When it will be full again.
+    full_at: u64,
+}
+
+impl Bucket {
+    const FULL: Self = Self { full_at: 0 };
+
+    fn available(&self, now: Micros, burst: u64, interval: u64) -> bool {
+        self.full_at.saturating_sub(now.0) + interval <= burst * interval
+    }
+
+    fn take(&mut self, now: Micros, interval: u64) {
+        self.full_at = self.full_at.max(now.0) + interval;
+    }
+
+    /// When one will be available.
+    fn next(&self, burst: u64, interval: u64) -> Micros {
+        Micros((self.full_at + interval).saturating_sub(burst * interval))
+    }
+}
+
+impl Neighbour {
+    fn new(sync_at: Micros) -> Self {
+        Self {
+            pending: BTreeMap::new(),
+            fresh: BTreeSet::new(),
+            again: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            acks: Vec::new(),
+            ack_due: None,
+            replies: VecDeque::new(),
+            reassemblies: VecDeque::new(),
+            sync_at,
+            sync_answer_by: None,
+            sync_backoff: SYNC_FAST,
+            srtt: None,
+            pace: Bucket::FULL,
+            invalid: Bucket::FULL,
+        }
+    }
+
+    fn rto(&self) -> u64 {
+        self.srtt.map_or(RTO_FIRST, |srtt| {
+            (3 * srtt + 2 * ACK_DELAY).clamp(RTO_MIN, RTO_MAX)
+        })
+    }
+
+    /// Makes sure it gets this origin's LSA.
+    fn offer(&mut self, now: Micros, origin: NodeId, digest: Digest) {
+        match self.pending.get(&origin) {
+            // On its way, or waiting to be sent as it then is.
+            Some(Pending { sent: None, .. }) => {}
+            Some(Pending {
+                sent: Some((sent, _)),
+                ..
+            }) if *sent == digest => {}
+            _ => {
+                self.drop_pending(&origin);
+                self.pending.insert(
+                    origin,
+                    Pending {
+                        due: now,
+                        attempts: 0,
+                        sent: None,
+                    },
+                );
+                self.fresh.insert((now, origin));
+            }
+        }
+    }
+
+    /// It has an LSA of the origin that makes sending ours pointless.
+    fn drop_pending(&mut self, origin: &NodeId) {
+        if let Some(pending) = self.pending.remove(origin) {
+            self.fresh.remove(&(pending.due, *origin));
+            self.again.remove(&(pending.due, *origin));
+            if let Some((digest, _)) = pending.sent {
+                self.in_flight.remove(&digest);
+            }
+        }
+    }
+
+    fn acknowledged(&mut self, now: Micros, digest: &Digest) {
+        let Some(origin) = self.in_flight.get(digest).copied() else {
+            return;
+        };
+        let Some(pending) = self.pending.get(&origin) else {
+            return;
+        };
+        if let Some((_, at)) = pending.sent.filter(|_| pending.attempts == 1) {
+            let sample = now.0.saturating_sub(at.0);
+            self.srtt = Some(self.srtt.map_or(sample, |srtt| (7 * srtt + sample) / 8));
+        }
+        self.drop_pending(&origin);
+    }
+
+    fn acknowledge(&mut self, now: Micros, digest: Digest) {
+        if self.acks.len() < MAX_PENDING_ACKS && !self.acks.contains(&digest) {
+            self.acks.push(digest);
+            self.ack_due.get_or_insert(Micros(now.0 + ACK_DELAY));
+        }
+    }
+
+    fn reply(&mut self, section: Vec<u8>) -> bool {
+        let room = self.replies.len() < MAX_REPLIES;
+        if room {
+            self.replies.push_back(section.into());
+        }
+        room
+    }
+
+    /// An answer to our summary came: `differs` says whether there is more to do.
+    fn synced(&mut self, now: Micros, differs: bool, interval: u64) {
+        if self.sync_answer_by.take().is_none() {
+            return;
+        }
+        if differs {
+            self.sync_at = Micros(now.0 + self.sync_backoff.min(interval));
+            self.sync_backoff = (self.sync_backoff * 2).min(interval);
+        } else {
+            self.sync_backoff = SYNC_FAST;
+            self.sync_at = Micros(now.0 + interval);
+        }
+    }
+
+    fn next_event(&self) -> Micros {
+        let pace = self.pace.next(PACE_BURST, PACE_INTERVAL);
+        let fresh = self
+            .fresh
+            .first()
+            .filter(|_| self.in_flight.len() < WINDOW)
+            .map(|(at, _)| *at);
+        let again = self.again.first().map(|(at, _)| *at);
+        let replies = (!self.replies.is_empty()).then_some(Micros(0));
+        let due = [fresh, again, replies, self.ack_due, Some(self.sync_at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(self.sync_at);
+        due.max(pace)
+    }
+}
+
+impl Flooding {
+    /// Starts with a database (empty, or filled from a snapshot) and the last sequence this node is known to have used
+    /// (0 where nothing is known; what neighbours remember is then superseded when they tell).
+    #[must_use]
+    pub fn new(identity: Identity, lsdb: Lsdb, sequence: u64, timers: FloodTimers) -> Self {
+        let own = Origination {
+            sequence,
+            ..Origination::default()
+        };
+        Self {
+            identity,
+            timers,
+            lsdb,
+            own,
+            neighbours: BTreeMap::new(),
+            cursor: None,
+            arrivals: HashMap::new(),
+            counters: BTreeMap::new(),
+        }
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn lsdb(&self) -> &Lsdb {
+        &self.lsdb
+    }
+
+    /// The database, to take its changes.
+    pub(super) fn lsdb_mut(&mut self) -> &mut Lsdb {
+        &mut self.lsdb
+    }
+
+    /// The last sequence number used, for the snapshot.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.own.sequence
+    }
+
+    /// What was counted, by name.
+    #[must_use]
+    pub fn counters(&self) -> &BTreeMap<&'static str, u64> {
+        &self.counters
+    }
+
+    /// Whether everything was delivered to everyone that is up.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.neighbours
+            .values()
+            .all(|n| n.pending.is_empty() && n.replies.is_empty() && n.acks.is_empty())
+    }
+
+    /// Entries queued for neighbours, for the bound on memory.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.neighbours
+            .values()
+            .map(|n| n.pending.len() + n.replies.len() + n.acks.len())
+            .sum()
+    }
+
+    /// Control messages can reach the neighbour now. False where it would be one too many.
+    pub fn on_neighbour_up(&mut self, now: Micros, id: NodeId) -> bool {
+        if self.neighbours.contains_key(&id) {
+            return true;
+        }
+        if self.neighbours.len() >= MAX_FLOOD_NEIGHBOURS || id == self.identity.id() {
+            self.count("flood_too_many_neighbours");
+            return false;
+        }
+        // One of the two begins, the other makes up for it if that is lost.
+        let wait = if self.identity.id() < id {
+            0
+        } else {
+            SYNC_FAST
+        };
+        let mut neighbour = Neighbour::new(Micros(now.0 + wait));
+        if let Some(entry) = self.lsdb.get(&self.identity.id()) {
+            neighbour.offer(now, self.identity.id(), entry.lsa.digest);
+        }
+        self.neighbours.insert(id, neighbour);
+        true
+    }
+
+    /// Control messages cannot reach the neighbour any more: what was queued for it is forgotten.
+    pub fn on_neighbour_down(&mut self, id: &NodeId) {
+        self.neighbours.remove(id);
+    }
+
+    /// Neighbours that are up.
+    pub fn neighbours(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.neighbours.keys().copied()
+    }
+
+    /// Says something (new) of this node, as soon as damping allows.
+    pub fn originate(&mut self, now: Micros, mut content: LsaContent) {
+        content.normalise();
+        self.own.wanted = Some(content);
+        self.originate_if_due(now);
+    }
+
+    /// Says at once that this node leaves.
+    pub fn withdraw(&mut self, now: Micros) {
+        self.own.wanted = Some(LsaContent::withdrawal());
+        self.issue(now);
+    }
+
+    /// Does what time brings: expiry, refresh, damped origination.
+    pub fn handle_timeout(&mut self, now: Micros) {
+        if self.lsdb.expire(now) > 0 {
+            self.arrivals.retain(|id, _| self.lsdb.get(id).is_some());
+        }
+        self.originate_if_due(now);
+    }
+
+    /// When [`Flooding::handle_timeout`] and [`Flooding::poll_transmit`] are wanted next.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Micros> {
+        let own = self.originate_at();
+        let neighbours = self.neighbours.values().map(Neighbour::next_event).min();
+        [own, neighbours, self.lsdb.next_expiry()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn originate_at(&self) -> Option<Micros> {
+        let own = &self.own;
+        let wanted = own.wanted.as_ref()?;
+        let at = if own.issued.as_ref() != Some(wanted) || own.supersede {
+            own.last
+                .map_or(Micros(0), |last| Micros(last.0 + own.interval))
+        } else {
+            own.refresh_at?
+        };
+        Some(at)
+    }
+
+    fn originate_if_due(&mut self, now: Micros) {
+        if self.originate_at().is_some_and(|at| at <= now) {
+            self.issue(now);
+        }
+    }
+
+    fn issue(&mut self, now: Micros) {
+        let Some(content) = self.own.wanted.clone() else {
+            return;
+        };
+        let FloodTimers {
+            lifetime_s,
+            originate_min,
+            originate_max,
+            ..
+        } = self.timers;
+        let lifetime_s = if content.withdrawn {
+            WITHDRAWAL_MEMORY_S
+        } else {
+            lifetime_s
+        };
+        let quiet = self
+            .own
+            .last
+            .is_none_or(|last| now.0.saturating_sub(last.0) > 2 * self.own.interval);
+        self.own.interval = if quiet {
+            originate_min.0
+        } else {
+            (self.own.interval * 2).min(originate_max.0)
+        };
+        self.own.sequence = self.own.sequence.saturating_add(1);
+        self.own.last = Some(now);
+        self.own.supersede = false;
+        let network = self.lsdb.network();
+        let lsa = Lsa::sign(
+            &self.identity,
+            &network,
+            self.own.sequence,
+            lifetime_s,
+            content.clone(),
+        );
+        // Spread over a tenth of the lifetime by id, so that a network started at once does not refresh at once.
+        let spread = u64::from(self.identity.id().0[31]) * u64::from(lifetime_s) * SECOND / 2560;
+        let refresh = (!content.withdrawn)
+            .then(|| Micros(now.0 + u64::from(lifetime_s) * SECOND / 2 - spread));
+        self.own.refresh_at = refresh;
+        self.own.issued = Some(content);
+        let (origin, digest) = (lsa.origin, lsa.digest);
+        self.lsdb.insert_own(now, lsa);
+        self.count("lsa_originated");
+        self.flood(now, origin, digest, None);
+    }
+
+    fn flood(&mut self, now: Micros, origin: NodeId, digest: Digest, except: Option<NodeId>) {
+        for (id, neighbour) in &mut self.neighbours {
+            if Some(*id) != except {
+                neighbour.offer(now, origin, digest);
+            }
+        }
+    }
+
+    fn count(&mut self, name: &'static str) {
+        *self.counters.entry(name).or_default() += 1;
+    }
+
+    /// Takes a message of a neighbour.
+    pub fn on_message(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        message: &[u8],
+    ) -> Result<(), MessageError> {
+        let result = self.process(now, from, message);
+        if let Err(error) = &result {
+            self.count(match error {
+                MessageError::NotNeighbour(_) => "flood_not_neighbour",
+                MessageError::TooLong(_) | MessageError::Wire(_) => "flood_malformed",
+                MessageError::Lsa(_) => "flood_bad_lsa",
+            });
+        }
+        result
+    }
+
+    fn process(&mut self, now: Micros, from: NodeId, message: &[u8]) -> Result<(), MessageError> {
+        if !self.neighbours.contains_key(&from) {
+            return Err(MessageError::NotNeighbour(from));
+        }
+        if message.len() > MAX_MESSAGE {
+            return Err(MessageError::TooLong(message.len()));
+        }
+        let mut reader = Reader::new(message);
+        while reader.left() > 0 {
+            match reader.u8()? {
+                LSA => {
+                    let age_s = reader.u16()?;
+                    let encoded = reader.var_bytes("LSA", MAX_MESSAGE)?;
+                    self.on_lsa(now, from, age_s, encoded)?;
+                }
+                ACK => {
+                    let digests =
+                        reader.list("acknowledgements", MAX_ACKS, |r| r.array().map(Digest))?;
+                    if let Some(neighbour) = self.neighbours.get_mut(&from) {
+                        digests
+                            .iter()
+                            .for_each(|digest| neighbour.acknowledged(now, digest));
+                    }
+                }
+                FRAGMENT => {
+                    let digest = Digest(reader.array()?);
+                    let (age_s, total, index) = (reader.u16()?, reader.u16()?, reader.u8()?);
+                    let chunk = reader.var_bytes("fragment", FRAGMENT_LEN)?;
+                    if let Some((age_s, encoded)) =
+                        self.on_fragment(from, digest, age_s, total, index, chunk)?
+                    {
+                        self.on_lsa(now, from, age_s, &encoded)?;
+                    }
+                }
+                SUMMARY => {
+                    let (answer, first) = (reader.bool("answer")?, reader.node_id()?);
+                    let ranges = reader.list("ranges", MAX_RANGES, |r| {
+                        Ok((r.node_id()?, r.u32()?, Digest(r.array()?)))
+                    })?;
+                    self.on_summary(now, from, answer, first, &ranges);
+                }
+                LIST => {
+                    let (first, last) = (reader.node_id()?, reader.node_id()?);
+                    let items = reader.list("items", MAX_ITEMS, |r| {
+                        Ok(Item {
+                            origin: r.node_id()?,
+                            sequence: r.u64()?,
+                            digest: Digest(r.array()?),
+                        })
+                    })?;
+                    self.on_list(now, from, first, last, &items);
+                }
+                REQUEST => {
+                    for origin in reader.list("requests", MAX_ITEMS, Reader::node_id)? {
+                        let entry = self
+                            .lsdb
+                            .get(&origin)
+                            .filter(|entry| entry.worth_sending(now));
+                        if let (Some(entry), Some(neighbour)) =
+                            (entry, self.neighbours.get_mut(&from))
+                        {
+                            neighbour.offer(now, origin, entry.lsa.digest);
+                        }
+                    }
+                }
+                IN_SYNC => self.on_sync_answer(now, from, false),
+                value => Err(WireError::Value {
+                    field: "flooding section",
+                    value: value.into(),
+                })?,
+            }
+        }
+        Ok(())
+    }
+
+    fn on_lsa(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        age_s: u16,
+        encoded: &[u8],
+    ) -> Result<(), MessageError> {
+        let header = Lsa::header(encoded)?;
+        let LsaHeader { origin, digest, .. } = header;
+        let Some(neighbour) = self.neighbours.get_mut(&from) else {
+            return Ok(());
+        };
+        let news = matches!(
+            self.lsdb.compare(&header),
+            Outcome::Newer { .. } | Outcome::OwnEcho { .. }
+        );
+        if news
+            && !neighbour
+                .invalid
+                .available(now, INVALID_BURST, INVALID_INTERVAL)
+        {
+            self.count("flood_neighbour_muted");
+            return Ok(());
+        }
+        let arrivals = self.arrivals.get(&origin).copied().unwrap_or(Bucket::FULL);
+        if news && !arrivals.available(now, ARRIVAL_BURST, ARRIVAL_INTERVAL) {
+            // Not acknowledged: the neighbour offers it (or what supersedes it) again later.
+            self.count("lsa_damped");
+            return Ok(());
+        }
+        let outcome = self.lsdb.insert(now, encoded, age_s);
+        let neighbour = self
+            .neighbours
+            .get_mut(&from)
+            .expect("looked up above, and nothing removes neighbours here");
+        match outcome {
+            Outcome::Newer { .. } => {
+                neighbour.acknowledge(now, digest);
+                neighbour.drop_pending(&origin);
+                self.arrivals
+                    .entry(origin)
+                    .or_insert(Bucket::FULL)
+                    .take(now, ARRIVAL_INTERVAL);
+                self.count("lsa_accepted");
+                self.flood(now, origin, digest, Some(from));
+            }
+            Outcome::Duplicate => {
+                neighbour.acknowledge(now, digest);
+                neighbour.drop_pending(&origin);
+                self.count("lsa_duplicate");
+            }
+            Outcome::Older => {
+                neighbour.acknowledge(now, digest);
+                if let Some(entry) = self.lsdb.get(&origin) {
+                    neighbour.offer(now, origin, entry.lsa.digest);
+                }
+                self.count("lsa_older");
+            }
+            Outcome::OwnEcho { sequence } => {
+                neighbour.acknowledge(now, digest);
+                self.own.sequence = self.own.sequence.max(sequence);
+                self.own.supersede = true;
+                self.count("lsa_own_echo");
+                self.originate_if_due(now);
+            }
+            Outcome::Refused(refusal) => {
+                self.count(refusal.name());
+                match refusal {
+                    super::lsdb::Refusal::Invalid(error) => {
+                        neighbour_invalid(self.neighbours.get_mut(&from), now);
+                        return Err(error.into());
+                    }
+                    // Valid, only not wanted here: the neighbour need not try again.
+                    _ => {
+                        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+                            neighbour.acknowledge(now, digest);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn on_fragment(
+        &mut self,
+        from: NodeId,
+        digest: Digest,
+        age_s: u16,
+        total: u16,
+        index: u8,
+        chunk: &[u8],
+    ) -> Result<Option<(u16, Vec<u8>)>, MessageError> {
+        let (total, index) = (usize::from(total), usize::from(index));
+        let count = total.div_ceil(FRAGMENT_LEN);
+        let expected = total.saturating_sub(index * FRAGMENT_LEN).min(FRAGMENT_LEN);
+        if total > MAX_LSA_LEN || index >= count || chunk.len() != expected {
+            return Err(WireError::Value {
+                field: "fragment",
+                value: index as u64,
+            }
+            .into());
+        }
+        let Some(neighbour) = self.neighbours.get_mut(&from) else {
+            return Ok(None);
+        };
+        let held = &mut neighbour.reassemblies;
+        let at = match held
+            .iter()
+            .position(|r| r.digest == digest && r.bytes.len() == total)
+        {
+            Some(at) => at,
+            None => {
+                if held.len() >= MAX_REASSEMBLIES {
+                    held.pop_front();
+                }
+                held.push_back(Reassembly {
+                    digest,
+                    age_s,
+                    bytes: vec![0; total],
+                    have: [false; MAX_FRAGMENTS],
+                    missing: count,
+                });
+                held.len() - 1
+            }
+        };
+        let reassembly = &mut held[at];
+        if !std::mem::replace(&mut reassembly.have[index], true) {
+            reassembly.bytes[index * FRAGMENT_LEN..][..chunk.len()].copy_from_slice(chunk);
+            reassembly.missing -= 1;
+        }
+        reassembly.age_s = reassembly.age_s.max(age_s);
+        if reassembly.missing > 0 {
+            return Ok(None);
+        }
+        let done = held.remove(at).map(|r| (r.age_s, r.bytes));
+        Ok(done.filter(|(_, bytes)| Digest::of(bytes) == digest))
+    }
+
+    fn on_sync_answer(&mut self, now: Micros, from: NodeId, differs: bool) {
+        let interval = self.timers.sync_interval.0;
+        if let Some(neighbour) = self.neighbours.get_mut(&from) {
+            neighbour.synced(now, differs, interval);
+        }
+    }
+
+    fn on_summary(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        answer: bool,
+        first: NodeId,
+        ranges: &[(NodeId, u32, Digest)],
+    ) {
+        if answer {
+            self.on_sync_answer(now, from, true);
+        }
+        let Some(neighbour) = self.neighbours.get_mut(&from) else {
+            return;
+        };
+        let (mut first, mut dropped, mut differs) = (first, false, false);
+        for (last, count, fingerprint) in ranges {
+            if *last < first {
+                break;
+            }
+            let range = Range { first, last: *last };
+            let items = reconcile::items(&self.lsdb, now, range);
+            if (items.len() as u64, reconcile::fingerprint(&items))
+                != (u64::from(*count), *fingerprint)
+            {
+                differs = true;
+                if *count == 0 {
+                    items
+                        .iter()
+                        .for_each(|item| neighbour.offer(now, item.origin, item.digest));
+                    // Nothing of the neighbour's is missing here, but it has to learn that we answered.
+                    dropped |= !neighbour.reply(list_section(range, &[]));
+                } else if items.len() <= MAX_ITEMS {
+                    dropped |= !neighbour.reply(list_section(range, &items));
+                } else {
+                    dropped |= !neighbour.reply(summary_section(
+                        true,
+                        first,
+                        &reconcile::split(&items, range),
+                    ));
+                }
+            }
+            match reconcile::successor(last) {
+                Some(next) => first = next,
+                None => break,
+            }
+        }
+        if !differs && !answer {
+            dropped |= !neighbour.reply(vec![IN_SYNC]);
+        }
+        if dropped {
+            self.count("flood_reply_dropped");
+        }
+    }
+
+    fn on_list(&mut self, now: Micros, from: NodeId, first: NodeId, last: NodeId, listed: &[Item]) {
+        self.on_sync_answer(now, from, true);
+        let own = self.identity.id();
+        let Some(neighbour) = self.neighbours.get_mut(&from) else {
+            return;
+        };
+        let ours = reconcile::items(&self.lsdb, now, Range { first, last });
+        let theirs: BTreeMap<_, _> = listed.iter().map(|item| (item.origin, item)).collect();
+        for item in &ours {
+            let newer = theirs
+                .get(&item.origin)
+                .is_none_or(|their| (item.sequence, item.digest) > (their.sequence, their.digest));
+            if newer {
+                neighbour.offer(now, item.origin, item.digest);
+            }
+        }
+        let wanted: Vec<_> = theirs
+            .values()
+            .filter(|item| (first..=last).contains(&item.origin))
+            .filter(|item| {
+                let header = LsaHeader {
+                    origin: item.origin,
+                    sequence: item.sequence,
+                    digest: item.digest,
+                };
+                let news = self.lsdb.compare(&header);
+                matches!(news, Outcome::Newer { .. })
+                    || (item.origin == own && matches!(news, Outcome::OwnEcho { .. }))
+            })
+            .map(|item| item.origin)
+            .collect();
+        if !wanted.is_empty() {
+            let mut writer = Writer::new();
+            writer.u8(REQUEST).list(&wanted, |writer, id| {
+                writer.node_id(id);
+            });
+            if !neighbour.reply(writer.finish()) {
+                self.count("flood_reply_dropped");
+            }
+        }
+    }
+
+    /// The next message to carry to a neighbour; call until there is none.
+    pub fn poll_transmit(&mut self, now: Micros) -> Option<(NodeId, Bytes)> {
+        let after = self.cursor;
+        let order = self
+            .neighbours
+            .keys()
+            .copied()
+            .filter(|id| after.is_none_or(|after| *id > after));
+        let rest = self
+            .neighbours
+            .keys()
+            .copied()
+            .filter(|id| after.is_some_and(|after| *id <= after));
+        let order: Vec<_> = order.chain(rest).collect();
+        for id in order {
+            let Some(neighbour) = self.neighbours.get_mut(&id) else {
+                continue;
+            };
+            if neighbour.next_event() > now {
+                continue;
+            }
+            if let Some(message) = neighbour.message(now, &self.lsdb, self.timers.sync_interval.0) {
+                self.cursor = Some(id);
+                *self.counters.entry("flood_messages_sent").or_default() += 1;
+                return Some((id, message));
+            }
+        }
+        None
+    }
+}
+
+fn neighbour_invalid(neighbour: Option<&mut Neighbour>, now: Micros) {
+    if let Some(neighbour) = neighbour {
+        neighbour.invalid.take(now, INVALID_INTERVAL);
+    }
+}
+
+impl Neighbour {
+    /// Packs what is due into one message.
+    fn message(&mut self, now: Micros, lsdb: &Lsdb, sync_interval: u64) -> Option<Bytes> {
+        if self.sync_at <= now {
+            let items = reconcile::items(lsdb, now, Range::ALL);
+            self.reply(summary_section(
+                false,
+                Range::ALL.first,
+                &reconcile::split(&items, Range::ALL),
+            ));
+            // Asked again sooner where no answer comes, but ever more rarely.
+            self.sync_answer_by = Some(Micros(now.0 + SYNC_ANSWER_WITHIN));
+            self.sync_at = Micros(now.0 + SYNC_ANSWER_WITHIN + self.sync_backoff);
+            self.sync_backoff = (self.sync_backoff * 2).min(sync_interval);
+        }
+        let mut writer = Writer::with_capacity(MAX_MESSAGE);
+        self.write_replies(&mut writer);
+        loop {
+            let again = self.again.first().filter(|(due, _)| *due <= now);
+            let fresh = self.fresh.first().filter(|_| self.in_flight.len() < WINDOW);
+            let Some(&(_, origin)) = again.or(fresh) else {
+                break;
+            };
+            let Some(entry) = lsdb.get(&origin).filter(|entry| entry.worth_sending(now)) else {
+                self.drop_pending(&origin);
+                continue;
+            };
+            let (encoded, age_s) = (entry.lsa.encoded(), entry.age_s(now));
+            let len = 1 + 2 + 2 + encoded.len();
+            if len <= MAX_MESSAGE {
+                if writer.len() + len > MAX_MESSAGE {
+                    break;
+                }
+                writer.u8(LSA).u16(age_s).var_bytes(encoded);
+            } else if self.replies.len() + MAX_FRAGMENTS <= MAX_REPLIES {
+                for (index, chunk) in encoded.chunks(FRAGMENT_LEN).enumerate() {
+                    self.replies
+                        .push_back(fragment_section(&entry.lsa, age_s, index, chunk));
+                }
+                self.write_replies(&mut writer);
+            } else {
+                break;
+            }
+            self.mark_sent(now, origin, entry.lsa.digest);
+        }
+        if !self.acks.is_empty()
+            && (!writer.is_empty() || self.ack_due.is_some_and(|due| due <= now))
+        {
+            let room = MAX_MESSAGE.saturating_sub(writer.len() + 3) / 16;
+            let acks: Vec<_> = self
+                .acks
+                .drain(..self.acks.len().min(room).min(MAX_ACKS))
+                .collect();
+            if !acks.is_empty() {
+                writer.u8(ACK).list(&acks, |writer, digest| {
+                    writer.bytes(&digest.0);
+                });
+            }
+            if self.acks.is_empty() {
+                self.ack_due = None;
+            }
+        }
+        if writer.is_empty() {
+            return None;
+        }
+        self.pace.take(now, PACE_INTERVAL);
+        Some(writer.finish().into())
+    }
+
+    fn write_replies(&mut self, writer: &mut Writer) {
+        while let Some(section) = self.replies.front()
+            && writer.len() + section.len() <= MAX_MESSAGE
+        {
+            writer.bytes(section);
+            self.replies.pop_front();
+        }
+    }
+
+    fn mark_sent(&mut self, now: Micros, origin: NodeId, digest: Digest) {
+        let rto = self.rto();
+        let Some(pending) = self.pending.get_mut(&origin) else {
+            return;
+        };
+        self.fresh.remove(&(pending.due, origin));
+        self.again.remove(&(pending.due, origin));
+        if let Some((old, _)) = pending.sent.replace((digest, now))
+            && old != digest
+        {
+            self.in_flight.remove(&old);
+            pending.attempts = 0;
+        }
+        pending.due = Micros(now.0 + (rto << pending.attempts.min(6)).min(RTO_MAX));
+        pending.attempts += 1;
+        self.in_flight.insert(digest, origin);
+        self.again.insert((pending.due, origin));
+    }
+}
+
+fn fragment_section(lsa: &Lsa, age_s: u16, index: usize, chunk: &[u8]) -> Bytes {
+    let mut writer = Writer::with_capacity(chunk.len() + 24);
+    let total = u16::try_from(lsa.encoded().len()).unwrap_or(u16::MAX);
+    writer
+        .u8(FRAGMENT)
+        .bytes(&lsa.digest.0)
+        .u16(age_s)
+        .u16(total);
+    writer
+        .u8(u8::try_from(index).unwrap_or(u8::MAX))
+        .var_bytes(chunk);
+    writer.finish().into()
+}
+
+fn summary_section(answer: bool, first: NodeId, ranges: &[(NodeId, u32, Digest)]) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(MAX_MESSAGE);
+    writer.u8(SUMMARY).bool(answer).node_id(&first).list(
+        ranges,
+        |writer, (last, count, fingerprint)| {
+            writer.node_id(last).u32(*count).bytes(&fingerprint.0);
+        },
+    );
+    writer.finish()
+}
+
+fn list_section(range: Range, items: &[Item]) -> Vec<u8> {
+    let mut writer = Writer::with_capacity(MAX_MESSAGE);
+    writer
+        .u8(LIST)
+        .node_id(&range.first)
+        .node_id(&range.last)
+        .list(items, |writer, item| {
+            writer
+                .node_id(&item.origin)
+                .u64(item.sequence)
+                .bytes(&item.digest.0);
+        });
+    writer.finish()
+}

@@ -1,0 +1,160 @@
+//! Giving a packet the headers of its next hop: encapsulation, link header, sequence number, tag.
+
+use crate::{
+    DropReason, ETHERNET_LEN, EncapsulationCell, FIXED_LEN, Fixed, Forward, Frame, IPV4_LEN,
+    IPV6_LEN, Kind, LINK_LEN, NextHop, NextHopIndex, Slot, TAG_OFFSET, Tables, UDP_LEN, link_word,
+    underlay_overhead,
+};
+
+const V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
+const V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
+
+/// Whether an IP packet around `len` bytes of datagram payload fits.
+#[inline(always)]
+pub(crate) fn fits(family: u32, mtu: u16, len: u32) -> bool {
+    len + underlay_overhead(family == 6) as u32 <= u32::from(mtu)
+}
+
+#[inline(always)]
+fn put<const N: usize, const W: usize>(to: &mut [u8; N], at: usize, bytes: [u8; W]) {
+    let mut i = 0;
+    while i < W {
+        to[at + i] = bytes[i];
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn fixed_at<const N: usize>(from: &[u8; N], at: usize) -> [u8; FIXED_LEN] {
+    let mut fixed = [0; FIXED_LEN];
+    let mut i = 0;
+    while i < FIXED_LEN {
+        fixed[i] = from[at + i];
+        i += 1;
+    }
+    fixed
+}
+
+/// Link header and label of a packet that is sent on; the first 28 bytes of its datagram payload begin at `at`.
+#[inline(always)]
+fn put_link<T: Tables, const N: usize>(
+    tables: &T,
+    hop: &NextHop,
+    forward: &Forward,
+    kind: Kind,
+    to: &mut [u8; N],
+    at: usize,
+) -> Result<(), DropReason> {
+    let Some(seq) = tables.next_seq(forward.next_hop, forward.lane) else {
+        return Err(DropReason::SeqExhausted);
+    };
+    let link = link_word(kind, forward.lane, Slot(hop.slot.load() as u16), seq);
+    put(to, at, link.to_le_bytes());
+    put(to, at + LINK_LEN, forward.top);
+    let fixed = Fixed::read(&fixed_at(to, at));
+    let tag = fixed.expected_tag(hop.key(), forward.len);
+    put(to, at + TAG_OFFSET, tag.to_le_bytes());
+    Ok(())
+}
+
+/// Puts the next hop's headers before what remains of the packet. `consumed` is the number of bytes of old headers
+/// before its link header.
+#[inline(always)]
+pub(crate) fn encapsulate<T: Tables, F: Frame>(
+    tables: &T,
+    frame: &mut F,
+    consumed: usize,
+    tos: u8,
+    kind: Kind,
+    hop: &NextHop,
+    encapsulation: &EncapsulationCell,
+    forward: &Forward,
+) -> Result<(), DropReason> {
+    let v6 = encapsulation.family() == 6;
+    let delta = consumed as i32 + forward.popped as i32 - if v6 { V6 as i32 } else { V4 as i32 };
+    if delta != 0 && !frame.adjust_head(delta) {
+        return Err(DropReason::RewriteFailed);
+    }
+    let udp_len = (forward.len as u16).wrapping_add(UDP_LEN as u16);
+    if v6 {
+        let Some(out) = frame.bytes_mut::<{ V6 + FIXED_LEN }>(0) else {
+            return Err(DropReason::RewriteFailed);
+        };
+        let mut word = 0;
+        while word < 7 {
+            put(out, word * 8, encapsulation.headers(word));
+            word += 1;
+        }
+        let last = encapsulation.headers(7);
+        put(
+            out,
+            56,
+            [last[0], last[1], last[2], last[3], last[4], last[5]],
+        );
+        put(out, ETHERNET_LEN, [0x60 | tos >> 4, tos << 4]);
+        put(out, ETHERNET_LEN + 4, udp_len.to_be_bytes());
+        put(out, V6 - 4, udp_len.to_be_bytes());
+        put_link(tables, hop, forward, kind, out, V6)
+    } else {
+        let Some(out) = frame.bytes_mut::<{ V4 + FIXED_LEN }>(0) else {
+            return Err(DropReason::RewriteFailed);
+        };
+        let mut word = 0;
+        while word < 5 {
+            put(out, word * 8, encapsulation.headers(word));
+            word += 1;
+        }
+        let last = encapsulation.headers(5);
+        put(out, 40, [last[0], last[1]]);
+        let ip_len = udp_len.wrapping_add(IPV4_LEN as u16).to_be_bytes();
+        let (_, _, ip_sum) = encapsulation.egress();
+        let sum = u32::from(ip_sum)
+            + u32::from(u16::from_ne_bytes([0, tos]))
+            + u32::from(u16::from_ne_bytes(ip_len));
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        put(out, ETHERNET_LEN + 1, [tos]);
+        put(out, ETHERNET_LEN + 2, ip_len);
+        put(out, ETHERNET_LEN + 10, sum.to_ne_bytes());
+        put(out, V4 - 4, udp_len.to_be_bytes());
+        put_link(tables, hop, forward, kind, out, V4)
+    }
+}
+
+/// What [`stamp`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamped {
+    /// The sequence number taken.
+    pub seq: u32,
+}
+
+/// Writes link header, sequence number and tag before a datagram payload that the daemon sends: `payload` holds 16
+/// bytes to be overwritten, then what the kind asks for, 28 bytes at least ([`DropReason::TooShort`] otherwise).
+pub fn stamp<T: Tables>(
+    tables: &T,
+    next_hop: NextHopIndex,
+    lane: u8,
+    kind: Kind,
+    payload: &mut [u8],
+) -> Result<Stamped, DropReason> {
+    let len = payload.len() as u32;
+    let Some(fixed) = payload.first_chunk_mut::<FIXED_LEN>() else {
+        return Err(DropReason::TooShort);
+    };
+    let hop = tables
+        .next_hop(next_hop.0)
+        .filter(|hop| hop.generation.load() != 0);
+    let hop = hop.ok_or(DropReason::NoNextHop)?;
+    let lane = lane & 0x0f;
+    let seq = tables
+        .next_seq(next_hop.0, lane)
+        .ok_or(DropReason::SeqExhausted)?;
+    put(
+        fixed,
+        0,
+        link_word(kind, lane, Slot(hop.slot.load() as u16), seq).to_le_bytes(),
+    );
+    let tag = Fixed::read(fixed).expected_tag(hop.key(), len);
+    put(fixed, TAG_OFFSET, tag.to_le_bytes());
+    Ok(Stamped { seq })
+}

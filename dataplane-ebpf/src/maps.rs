@@ -1,0 +1,68 @@
+//! The maps. Their value layouts are `weft-abi`'s; the sizes here are placeholders that the loader replaces.
+//!
+//! What user space shares by mapping it into its memory is `BPF_F_MMAPABLE`.
+
+use aya_ebpf::{
+    bindings::BPF_F_MMAPABLE,
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    macros::btf_map,
+};
+use weft_abi::{Config, DropReason, Group, LabelCount, NextHop, RxLink, Verdict, Window};
+
+const SHARED: usize = BPF_F_MMAPABLE as usize;
+
+/// One [`Config`].
+#[btf_map]
+pub static CONFIG: Array<Config, 1, SHARED> = Array::new();
+
+/// By label: the LFIB word.
+#[btf_map]
+pub static LFIB: Array<u64, 1, SHARED> = Array::new();
+
+/// By group index.
+#[btf_map]
+pub static NH_GROUPS: Array<Group, 1, SHARED> = Array::new();
+
+/// By next-hop index.
+#[btf_map]
+pub static NEXT_HOPS: Array<NextHop, 1, SHARED> = Array::new();
+
+/// By next-hop index: 1 up, 0 down.
+#[btf_map]
+pub static NEXT_HOP_UP: Array<u64, 1, SHARED> = Array::new();
+
+/// By slot.
+#[btf_map]
+pub static RX_LINKS: Array<RxLink, 1, SHARED> = Array::new();
+
+/// By slot * 16 + lane.
+#[btf_map]
+pub static RX_WINDOWS: Array<Window, 1, SHARED> = Array::new();
+
+/// By next-hop index * 16 + lane: the last sequence number given out.
+#[btf_map]
+pub static TX_SEQ: Array<u64, 1, SHARED> = Array::new();
+
+/// This host's addresses, as 16 bytes each.
+#[btf_map]
+pub static LOCAL_ADDRESSES: HashMap<[u64; 2], u8, 256> = HashMap::new();
+
+/// By verdict.
+#[btf_map]
+pub static COUNTERS: PerCpuArray<u64, { Verdict::ALL.len() }> = PerCpuArray::new();
+
+/// By drop reason.
+#[btf_map]
+pub static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+
+/// By label.
+#[btf_map]
+pub static LABELS: PerCpuArray<LabelCount, 1> = PerCpuArray::new();
+
+/// By drop reason: when an event was last written, nanoseconds.
+#[btf_map]
+pub static SAMPLED: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new();
+
+/// Sampled exceptions, each an [`Event`](weft_abi::Event).
+#[btf_map]
+pub static EVENTS: RingBuf<(), 262144> = RingBuf::new();
