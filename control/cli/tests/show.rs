@@ -543,11 +543,11 @@ fn strangers_are_told_that_they_lack_permission() {
         .args(["--dir", daemon.dir().to_str().unwrap(), "status"])
         .output();
     let Ok(output) = output else {
-        return println!("skipped: setpriv is not installed");
+        return common::skip("setpriv is not installed");
     };
     let run = common::Run::from(output);
     if run.err.contains("setpriv") {
-        return println!("skipped: this user cannot become another: {}", run.err);
+        return common::skip(format_args!("this user cannot become another: {}", run.err));
     }
     assert!(run.fails(1).contains("no permission to talk to weftd"));
 }

@@ -1,6 +1,6 @@
 //! The real `weft` program, and a daemon's socket that answers from a script.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -246,4 +246,13 @@ pub fn status(name: &str) -> Value {
         "neighbours": 1, "nodes": 3, "sessions": 1, "lsps": 4,
         "notices": ["net.ipv4.ip_forward is off: advertised prefixes are not reached"],
     })
+}
+
+/// Tells the test command that this test could not run, and why.
+pub fn skip(reason: impl std::fmt::Display) {
+    let reason = reason.to_string().replace('\n', " ");
+    println!(
+        "SKIPPED {}: {reason}",
+        thread::current().name().unwrap_or("a test")
+    );
 }
