@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Daemon, Run, mesh, program, script, status, weft};
+use common::{Daemon, Run, copy_of_program, mesh, program, script, status, weft};
 use serde_json::{Value, json};
 use weft_client::api::Call;
 
@@ -99,8 +99,7 @@ fn a_missing_weftd_is_named() {
         "{error}"
     );
     // A copy, so that no weftd stands beside it.
-    let copy = node.dir().join("weft");
-    fs::copy(env!("CARGO_BIN_EXE_weft"), &copy).unwrap();
+    let copy = copy_of_program(node.dir());
     let output = Command::new(&copy)
         .args(["--dir", node.dir().to_str().unwrap(), "up"])
         .env("PATH", "/nonexistent")
@@ -141,18 +140,7 @@ fn a_weftd_that_ends_is_reported_with_its_complaints() {
 #[test]
 fn a_weftd_that_never_answers_is_reported_and_left_alone() {
     let node = Node::new(&[]);
-    let weftd = node.weftd("echo $$ > pid.tmp; mv pid.tmp \"$2/pid\"; exec sleep 600");
-    let weftd = {
-        // weftd runs in /, where the stand-in may not write.
-        fs::write(
-            &weftd,
-            fs::read_to_string(&weftd)
-                .unwrap()
-                .replace("pid.tmp", "\"$2/pid.tmp\""),
-        )
-        .unwrap();
-        weftd
-    };
+    let weftd = node.weftd("echo $$ > \"$2/pid\"; exec sleep 60");
     let error = node
         .weft(&["up", "--daemon", &weftd, "--wait", "0.5"])
         .fails(1);
@@ -187,7 +175,7 @@ fn startable(
     });
     let socket = daemon.dir().join("weft.sock").display().to_string();
     let weftd = node.weftd(&format!(
-        "echo \"$@\" >> \"$2/arguments\"; echo $$ > \"$2/pid\"; echo 'WARN no native XDP on wlan0'; ln -s {socket} \"$2/weft.sock\"; exec sleep 600"
+        "echo \"$@\" >> \"$2/arguments\"; echo $$ > \"$2/pid\"; echo 'WARN no native XDP on wlan0'; ln -s {socket} \"$2/weft.sock\"; exec sleep 60"
     ));
     (node, daemon, weftd)
 }

@@ -321,15 +321,13 @@ fn a_full_disk_leaves_nothing_behind() {
 
 #[test]
 fn strangers_without_rights_are_told_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let output = std::process::Command::new("setpriv")
-        .args(["--reuid", "65534", "--clear-groups", "sh", "-c"])
-        .arg("cat > \"$0\"/weft && chmod 755 \"$0\"/weft && WEFT_DIR= && unset WEFT_DIR && exec \"$0\"/weft init")
-        .arg({
-            let folder = tempfile::tempdir().unwrap();
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-            folder.keep()
-        })
-        .stdin(fs::File::open(env!("CARGO_BIN_EXE_weft")).unwrap())
+        .args(["--reuid", "65534", "--clear-groups"])
+        .arg(common::copy_of_program(folder.path()))
+        .args(["init", "--new"])
+        .env_remove("WEFT_DIR")
         .output();
     let Ok(output) = output else {
         return common::skip("setpriv is not installed");

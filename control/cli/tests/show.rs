@@ -535,8 +535,7 @@ fn strangers_are_told_that_they_lack_permission() {
     // A copy, because the build's folder may not be for others.
     let copy = tempfile::tempdir().unwrap();
     std::fs::set_permissions(copy.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let weft = copy.path().join("weft");
-    std::fs::copy(env!("CARGO_BIN_EXE_weft"), &weft).unwrap();
+    let weft = common::copy_of_program(copy.path());
     let output = std::process::Command::new("setpriv")
         .args(["--reuid", "65534", "--clear-groups"])
         .arg(&weft)

@@ -161,12 +161,42 @@ pub fn weft_reading(arguments: &[&str], input: &str) -> Run {
     output.into()
 }
 
+/// An executable file with this content. Written by another process: as long as this one had it open for writing,
+/// a child that is being started on another thread could hold it open too, and running it would fail as busy.
+pub fn executable(path: &Path, content: Stdio, stdin: Option<&[u8]>) {
+    let mut child = Command::new("sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(content)
+        .spawn()
+        .unwrap();
+    if let Some(bytes) = stdin {
+        child.stdin.take().unwrap().write_all(bytes).unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+}
+
 /// A path of an executable script with this body.
 pub fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = folder.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(
+        &path,
+        Stdio::piped(),
+        Some(format!("#!/bin/sh\n{body}\n").as_bytes()),
+    );
+    path
+}
+
+/// A copy of the program in another folder.
+pub fn copy_of_program(folder: &Path) -> PathBuf {
+    let path = folder.join("weft");
+    executable(
+        &path,
+        std::fs::File::open(env!("CARGO_BIN_EXE_weft"))
+            .unwrap()
+            .into(),
+        None,
+    );
     path
 }
 
