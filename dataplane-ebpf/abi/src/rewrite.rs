@@ -57,19 +57,32 @@ fn put_link<T: Tables, const N: usize>(
     Ok(())
 }
 
-/// Puts the next hop's headers before what remains of the packet. `consumed` is the number of bytes of old headers
-/// before its link header.
+/// A verified packet that is to be sent on.
+pub(crate) struct Onward {
+    pub(crate) forward: Forward,
+    pub(crate) kind: Kind,
+    /// Bytes of headers before the link header.
+    pub(crate) consumed: usize,
+    /// Outer traffic class with ECN.
+    pub(crate) tos: u8,
+}
+
+/// Puts the next hop's headers before what remains of the packet.
 #[inline(always)]
 pub(crate) fn encapsulate<T: Tables, F: Frame>(
     tables: &T,
     frame: &mut F,
-    consumed: usize,
-    tos: u8,
-    kind: Kind,
+    onward: &Onward,
     hop: &NextHop,
     encapsulation: &EncapsulationCell,
-    forward: &Forward,
 ) -> Result<(), DropReason> {
+    let Onward {
+        forward,
+        kind,
+        consumed,
+        tos,
+    } = onward;
+    let (kind, consumed, tos) = (*kind, *consumed, *tos);
     let v6 = encapsulation.family() == 6;
     let delta = consumed as i32 + forward.popped as i32 - if v6 { V6 as i32 } else { V4 as i32 };
     if delta != 0 && !frame.adjust_head(delta) {
@@ -157,4 +170,15 @@ pub fn stamp<T: Tables>(
     let tag = Fixed::read(fixed).expected_tag(hop.key(), len);
     put(fixed, TAG_OFFSET, tag.to_le_bytes());
     Ok(Stamped { seq })
+}
+
+/// Tags a handshake under the network's key: `payload` is whole but for the tag.
+pub fn stamp_handshake(key: [u64; 2], payload: &mut [u8]) -> Result<(), DropReason> {
+    let len = payload.len() as u32;
+    let Some(fixed) = payload.first_chunk_mut::<FIXED_LEN>() else {
+        return Err(DropReason::TooShort);
+    };
+    let tag = Fixed::read(fixed).expected_tag(key, len);
+    put(fixed, TAG_OFFSET, tag.to_le_bytes());
+    Ok(())
 }

@@ -16,6 +16,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::CString,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::PermissionsExt,
@@ -24,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use weft_client::config::DEFAULT_PORT;
 
 pub mod capture;
@@ -271,6 +272,30 @@ impl Lab {
         Ok(())
     }
 
+    /// Mounts an empty memory filesystem of this size over a folder of the lab; goes with the lab.
+    ///
+    /// # Errors
+    /// When the folder is not the lab's, or the kernel refuses.
+    pub fn mount_small(&self, folder: &Path, bytes: usize) -> Result<()> {
+        ensure!(
+            folder.starts_with(self.folder()?),
+            "{} is not in the lab's folder",
+            folder.display()
+        );
+        let target = CString::new(folder.as_os_str().as_encoded_bytes())?;
+        let options = CString::new(format!("size={bytes},mode=0700"))?;
+        let (kind, data) = (c"tmpfs".as_ptr(), options.as_ptr().cast());
+        // SAFETY: all pointers are C strings that live through the call.
+        let mounted = unsafe { libc::mount(kind, target.as_ptr(), kind, 0, data) };
+        ensure!(
+            mounted == 0,
+            "cannot mount on {}: {}",
+            folder.display(),
+            std::io::Error::last_os_error()
+        );
+        Ok(())
+    }
+
     /// Leaves everything running after this process ends, until `cargo xtask lab down`.
     ///
     /// # Errors
@@ -389,7 +414,7 @@ impl Lab {
 
     /// Lets `weft init` write identity, network secret and configuration of each node, as a person would.
     fn configure(&self, topology: &Topology) -> Result<()> {
-        let mut secret: Option<String> = None;
+        let mut secrets = BTreeMap::<&str, String>::new();
         for node in self.daemons() {
             let mut command = node.weft(&["init", "--name", &node.name]);
             for end in &node.ends {
@@ -413,15 +438,16 @@ impl Lab {
             for prefix in &node.spec.advertise {
                 command.args(["--advertise", prefix]);
             }
-            match &secret {
+            let network = node.spec.network.as_str();
+            match secrets.get(network) {
                 None => command.arg("--new"),
                 Some(text) => command.args(["--join", text]),
             };
             term::output_of(&mut command).with_context(|| format!("node {}", node.name))?;
-            if secret.is_none() {
+            if !secrets.contains_key(network) {
                 let text = fs::read_to_string(node.layout().network())
                     .context("`weft init` left no network secret")?;
-                secret = Some(text.trim().to_owned());
+                secrets.insert(network, text.trim().to_owned());
             }
             overlay_config(&node.layout().config, &node.spec.config)?;
         }

@@ -72,6 +72,12 @@ impl Node {
         Layout::in_dir(&self.dir)
     }
 
+    /// Folders in bpffs where its daemon pins maps and links.
+    #[must_use]
+    pub fn pins(&self) -> Vec<PathBuf> {
+        vec![super::pin_folder(&self.dir)]
+    }
+
     /// Its ends of links, in the topology's order.
     #[must_use]
     pub fn ends(&self) -> &[End] {

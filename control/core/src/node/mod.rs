@@ -1,7 +1,9 @@
 //! One node: all state machines composed.
 
 pub mod config;
+pub(crate) mod context;
 mod event;
+pub(crate) mod forwarding;
 pub mod views;
 
 use std::collections::BTreeMap;

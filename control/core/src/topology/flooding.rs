@@ -46,7 +46,7 @@ const MAX_FRAGMENTS: usize = MAX_LSA_LEN.div_ceil(FRAGMENT_LEN);
 const ACK_DELAY: u64 = 10 * MS;
 const RTO_FIRST: u64 = SECOND;
 const RTO_MIN: u64 = 100 * MS;
-const RTO_MAX: u64 = 10 * SECOND;
+const RTO_MAX: u64 = 4 * SECOND;
 /// Messages a neighbour may get at once, and the time that earns one more.
 const PACE_BURST: u64 = 32;
 const PACE_INTERVAL: u64 = 2 * MS;

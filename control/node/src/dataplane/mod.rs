@@ -3,6 +3,12 @@
 //! [`Dataplane`] is the one door: the shell applies the core's operations to it, attaches interfaces, reads counters.
 //! It is not `Sync`; worker threads get [`SharedTables`], which verify, route and stamp on the same memory.
 
+mod encapsulation;
+mod forwarder;
+mod kernel;
+mod memory;
+mod project;
+
 use std::{
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
@@ -10,8 +16,20 @@ use std::{
     time::Duration,
 };
 
-use weft_abi::{DropReason, GroupIndex, Kind, Label, NextHopIndex, Slot, TagKey, Verdict};
+use ring::rand::SecureRandom;
+
+use weft_abi::{
+    DropReason, EVENT_HEAD_LEN, GroupIndex, Kind, LANES, Label, NextHopIndex, Outcome, Slot,
+    TagKey, Verdict,
+};
 use weft_core::io::{DataplaneOp, ForwardMode};
+
+pub use self::kernel::PassProgram;
+use self::{
+    kernel::Kernel,
+    memory::{Memory, Sizes},
+    project::Projection,
+};
 
 /// How a plane is opened.
 #[derive(Clone, Debug)]
@@ -78,7 +96,7 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// A configured size or an index is out of bounds.
+    /// An index is out of bounds.
     #[error("{what} {value} is beyond the table's end: it must be below {limit}")]
     OutOfBounds {
         /// Which index.
@@ -87,6 +105,30 @@ pub enum Error {
         value: u64,
         /// First value that is too large.
         limit: u64,
+    },
+    /// A configured table size is out of bounds.
+    #[error("a table cannot have {value} {what}: it must be 2 to {limit}")]
+    BadSize {
+        /// Of what.
+        what: &'static str,
+        /// The size asked for.
+        value: u32,
+        /// The largest possible.
+        limit: u32,
+    },
+    /// The core named a next hop it had not added.
+    #[error("next hop {index} is not in use: it must be added first")]
+    UnknownNextHop {
+        /// Its index.
+        index: u32,
+    },
+    /// A path between an IPv4 and an IPv6 address.
+    #[error("no packet goes from {local} to {remote}: both must be IPv4, or both IPv6")]
+    MixedFamilies {
+        /// Our address.
+        local: SocketAddr,
+        /// The neighbour's.
+        remote: SocketAddr,
     },
     /// A call to the kernel failed.
     #[error("{what}: {source}")]
@@ -100,7 +142,7 @@ pub enum Error {
 }
 
 /// Packets by verdict and by drop reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// By [`Verdict`] number.
     pub verdicts: [u64; Verdict::ALL.len()],
@@ -156,28 +198,45 @@ pub enum Received {
     /// A handshake with a good network tag: the whole datagram.
     Handshake,
     /// Link control: `datagram[16..]`.
-    Control { slot: Slot },
+    Control {
+        /// The slot it came in on.
+        slot: Slot,
+    },
     /// A probe of ours came back: `datagram[16..28]`.
-    ProbeReply { slot: Slot },
+    ProbeReply {
+        /// The slot it came in on.
+        slot: Slot,
+    },
     /// To be sent: `datagram[start..]` has been given the next hop's header and tag; send it from `local` to `remote`
     /// with the traffic class it came with.
     Forward {
+        /// Whose header it carries now.
         next_hop: NextHopIndex,
+        /// Where the new datagram begins.
         start: usize,
+        /// Address to send from.
         local: SocketAddr,
+        /// Address to send to.
         remote: SocketAddr,
     },
     /// An LSP ends here: `datagram[session_at..]` is the session's.
     Deliver {
+        /// The slot it came in on.
         slot: Slot,
+        /// The label it came in with.
         label: Label,
+        /// Where the session counter begins.
         session_at: usize,
     },
     /// A labelled packet could not be forwarded and its sender may be told.
     Exception {
+        /// The slot it came in on.
         slot: Slot,
+        /// The label it came in with.
         label: Label,
+        /// Its session counter; 0 where the packet is too short to have one.
         counter: u64,
+        /// What happened.
         exception: weft_core::io::Exception,
     },
     /// Dropped and counted.
@@ -185,26 +244,31 @@ pub enum Received {
 }
 
 /// The tables, for any thread: verifying, routing and stamping, on the memory the kernel uses too.
-pub struct SharedTables {}
+pub struct SharedTables {
+    memory: Memory,
+}
 
 impl SharedTables {
     /// Decides about a datagram that arrived on a socket: the whole check, or, where it carries the delivery cookie,
     /// what is left to do after the kernel verified it. `mode` is that of the interface, for exceptions.
     pub fn receive(&self, datagram: &mut [u8], mode: ForwardMode) -> Received {
-        let _ = (datagram, mode);
-        todo!()
+        forwarder::receive(&self.memory, datagram, mode)
+    }
+
+    /// What the XDP program would do with the frame that begins at `start` in `buffer`, done here. Gives the outcome
+    /// and where the frame begins afterwards.
+    pub fn switch_frame(&self, buffer: &mut [u8], start: usize) -> (Outcome, usize) {
+        forwarder::frame(&self.memory, buffer, start)
     }
 
     /// The next hop a lane of a group uses now.
     pub fn select(&self, group: GroupIndex, lane: u8) -> Option<NextHopIndex> {
-        let _ = (group, lane);
-        todo!()
+        weft_abi::select(&self.memory, group, lane).map(NextHopIndex)
     }
 
     /// Source and destination of a next hop, and the largest IP packet in bytes it takes.
     pub fn endpoints(&self, next_hop: NextHopIndex) -> Option<(SocketAddr, SocketAddr, u16)> {
-        let _ = next_hop;
-        todo!()
+        forwarder::endpoints(&self.memory, next_hop)
     }
 
     /// Writes link header, sequence number and tag into the first 16 bytes of a datagram of 28 or more.
@@ -215,67 +279,178 @@ impl SharedTables {
         kind: Kind,
         datagram: &mut [u8],
     ) -> Result<(), DropReason> {
-        let _ = (next_hop, lane, kind, datagram);
-        todo!()
+        weft_abi::stamp(&self.memory, next_hop, lane, kind, datagram).map(|_| ())
+    }
+
+    /// Tags a handshake under the network's key: `datagram` is whole but for bytes 8..16. At least 28 bytes.
+    pub fn stamp_handshake(&self, datagram: &mut [u8]) -> Result<(), DropReason> {
+        let key = self
+            .memory
+            .config
+            .get(0)
+            .map(|config| config.network_key.each_ref().map(weft_abi::Cell64::load));
+        weft_abi::stamp_handshake(key.unwrap_or_default(), datagram)
+    }
+
+    /// Copies of all tables that packets can change or be changed by, by map name: for tests and diagnosis.
+    pub fn dump(&self) -> Vec<(&'static str, Vec<u64>)> {
+        let memory = &self.memory;
+        vec![
+            ("config", memory.config.dump()),
+            ("lfib", memory.lfib.dump()),
+            ("nh_groups", memory.groups.dump()),
+            ("next_hops", memory.next_hops.dump()),
+            ("next_hop_up", memory.next_hop_up.dump()),
+            ("rx_links", memory.rx_links.dump()),
+            ("rx_windows", memory.rx_windows.dump()),
+            ("tx_seq", memory.tx_seq.dump()),
+        ]
+    }
+
+    fn slot_counters(&self, slot: Slot) -> SlotCounters {
+        let mut total = SlotCounters::default();
+        for lane in 0..LANES as usize {
+            if let Some(window) = self
+                .memory
+                .rx_windows
+                .get(usize::from(slot.0) * LANES as usize + lane)
+            {
+                total.highest_seq_sum += u64::from(window.highest());
+                total.received += u64::from(window.admitted());
+                total.bytes += window.bytes();
+            }
+        }
+        total
     }
 }
 
 /// The forwarding plane of one node.
 pub struct Dataplane {
     shared: Arc<SharedTables>,
+    projection: Projection,
+    kernel: Option<Kernel>,
 }
 
 impl Dataplane {
     /// Loads the XDP program, or takes over what an earlier run left pinned.
     pub fn open_kernel(config: &Config) -> Result<(Self, Resumed), Error> {
-        let _ = config;
-        todo!()
+        let sizes = sizes(config)?;
+        let (kernel, memory, resumed) = Kernel::open(&config.pin_dir, sizes)?;
+        let this = Self::new(config, memory, Some(kernel))?;
+        Ok((this, resumed))
     }
 
     /// The same tables in this process's memory alone; every packet goes through [`SharedTables::receive`].
     pub fn open_user(config: &Config) -> Result<Self, Error> {
-        let _ = config;
-        todo!()
+        let memory = Memory::anonymous(sizes(config)?).map_err(|source| Error::Kernel {
+            what: "allocating the forwarding tables".to_owned(),
+            source: Box::new(source),
+        })?;
+        Self::new(config, memory, None)
+    }
+
+    fn new(config: &Config, memory: Memory, kernel: Option<Kernel>) -> Result<Self, Error> {
+        if let Some(value) = memory.config.get(0) {
+            // An earlier run's cookie stays: it never left this host.
+            if value.cookie.load() == 0 {
+                value.cookie.store(random_cookie()?);
+            }
+            let [k0, k1] = config.network_key.words();
+            value.network_key[0].store(k0);
+            value.network_key[1].store(k1);
+            value
+                .port
+                .store(u32::from(u16::from_ne_bytes(config.port.to_be_bytes())));
+        }
+        let shared = Arc::new(SharedTables { memory });
+        Ok(Self {
+            shared,
+            projection: Projection::default(),
+            kernel,
+        })
+    }
+
+    /// Whether this is the kernel's plane.
+    pub fn is_kernel(&self) -> bool {
+        self.kernel.is_some()
     }
 
     /// Applies one operation. Applying one again that stands already changes nothing: windows and sequence numbers of
-    /// an identical slot or next hop go on.
+    /// an identical slot or next hop go on. A new next hop is down until `SetNextHopUp`, and sent by the daemon until
+    /// [`Dataplane::set_egress`].
     pub fn apply(&mut self, op: &DataplaneOp) -> Result<(), Error> {
-        let _ = op;
-        todo!()
+        self.projection.apply(&self.shared.memory, op)
     }
 
-    /// How the kernel sends on a next hop from now on; none: the daemon sends, through its socket.
+    /// How the kernel sends on a next hop from now on; none: the daemon sends, through its socket. Where a redirect
+    /// to that interface would be lost, the daemon goes on sending all the same.
     pub fn set_egress(
         &mut self,
         next_hop: NextHopIndex,
         egress: Option<Egress>,
     ) -> Result<(), Error> {
-        let _ = (next_hop, egress);
-        todo!()
+        let usable = usable(self.kernel.as_ref());
+        self.projection
+            .set_egress(&self.shared.memory, next_hop, egress, usable)
     }
 
     /// This host's addresses: complete set. Datagrams to others pass untouched.
     pub fn set_local_addresses(&mut self, addresses: &[IpAddr]) -> Result<(), Error> {
-        let _ = addresses;
-        todo!()
+        let addresses: Vec<_> = addresses
+            .iter()
+            .map(|ip| encapsulation::address(*ip).0)
+            .collect();
+        if let Some(kernel) = &mut self.kernel {
+            kernel.set_local_addresses(&addresses)?;
+        }
+        let mut local = self
+            .shared
+            .memory
+            .local
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        *local = addresses.into_iter().collect();
+        Ok(())
     }
 
     /// Attaches to an interface: native, else generic, else not at all. Attaching again changes nothing.
     pub fn attach(&mut self, interface: &str, ifindex: u32) -> AttachReport {
-        let _ = (interface, ifindex);
-        todo!()
+        let Some(kernel) = &mut self.kernel else {
+            return AttachReport {
+                ifindex,
+                mode: ForwardMode::UserSpace,
+                reason: Some("the forwarding plane is in user space".to_owned()),
+            };
+        };
+        let report = kernel.attach(interface, ifindex);
+        self.refresh();
+        report
     }
 
     /// Detaches from an interface.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
-        let _ = ifindex;
-        todo!()
+        let Some(kernel) = &mut self.kernel else {
+            return Ok(());
+        };
+        let detached = kernel.detach(ifindex);
+        self.refresh();
+        detached
+    }
+
+    /// Which interfaces the kernel may send on can change with every attachment.
+    fn refresh(&mut self) {
+        let usable = usable(self.kernel.as_ref());
+        if let Err(error) = self.projection.refresh(&self.shared.memory, usable) {
+            tracing::warn!(%error, "a next hop keeps its former egress");
+        }
     }
 
     /// What is attached.
     pub fn attached(&self) -> Vec<AttachReport> {
-        todo!()
+        self.kernel
+            .as_ref()
+            .map(Kernel::attached)
+            .unwrap_or_default()
     }
 
     /// The tables, for worker threads.
@@ -285,44 +460,159 @@ impl Dataplane {
 
     /// What a slot's windows counted.
     pub fn slot_counters(&self, slot: Slot) -> SlotCounters {
-        let _ = slot;
-        todo!()
+        self.shared.slot_counters(slot)
     }
 
-    /// What was counted on a label.
+    /// What was counted on a label, in the kernel and here.
     pub fn label_counters(&self, label: Label) -> LabelCounters {
-        let _ = label;
-        todo!()
+        let mut total = self
+            .kernel
+            .as_ref()
+            .map(|kernel| kernel.label(label.0))
+            .unwrap_or_default();
+        if let Some([packets, bytes]) = self.shared.memory.labels.get(label.0 as usize) {
+            total.packets += packets.load();
+            total.bytes += bytes.load();
+        }
+        total
     }
 
     /// Packets by verdict and drop reason.
     pub fn counters(&self) -> Counters {
-        todo!()
+        let memory = &self.shared.memory;
+        let user = Counts {
+            verdicts: memory.verdicts.each_ref().map(weft_abi::Cell64::load),
+            drops: memory.drops.each_ref().map(weft_abi::Cell64::load),
+        };
+        let kernel = self.kernel.as_ref().map(Kernel::counts).unwrap_or_default();
+        Counters { kernel, user }
     }
 
     /// The sampled exceptions since the last call, at most `limit`.
     pub fn take_events(&mut self, limit: usize) -> Vec<PlaneEvent> {
-        let _ = limit;
-        todo!()
+        let mut events = Vec::new();
+        while let Some(kernel) = self.kernel.as_mut().filter(|_| events.len() < limit) {
+            match kernel.next_event(PlaneEvent::read) {
+                Some(event) => events.extend(event),
+                None => break,
+            }
+        }
+        events
+    }
+
+    /// The loaded XDP program, for running it on packets of one's own making.
+    pub fn program(&mut self) -> Option<&mut aya::programs::Xdp> {
+        self.kernel.as_mut()?.program().ok()
     }
 
     /// Ends this process's part. With `keep_transit` the pinned program and tables go on forwarding without it;
     /// without, everything is removed from the host.
     pub fn release(self, keep_transit: bool) -> Result<(), Error> {
-        let _ = keep_transit;
-        todo!()
+        match self.kernel {
+            Some(kernel) => kernel.release(keep_transit),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the kernel can send on an egress. A redirect from native XDP reaches drivers that take such frames, which
+/// are those that have native XDP themselves; a redirect from generic XDP reaches any interface.
+fn usable(kernel: Option<&Kernel>) -> impl Fn(&Egress) -> bool + use<> {
+    let attached = kernel.map(Kernel::attached);
+    move |egress| {
+        let Some(attached) = &attached else {
+            return false;
+        };
+        let native = |report: &AttachReport| report.mode == ForwardMode::KernelNative;
+        attached
+            .iter()
+            .any(|report| native(report) && report.ifindex == egress.ifindex)
+            || !attached.iter().any(native)
+    }
+}
+
+fn sizes(config: &Config) -> Result<Sizes, Error> {
+    let bound = |what, value: u32, limit: u32| match value {
+        2.. if value <= limit => Ok(value),
+        _ => Err(Error::BadSize { what, value, limit }),
+    };
+    Ok(Sizes {
+        slots: bound("slots", config.max_slots, 1 << 16)?,
+        next_hops: bound("next hops", config.max_next_hops, 1 << 20)?,
+        groups: bound("next-hop groups", config.max_groups, 1 << 24)?,
+        labels: bound("labels", config.max_labels, 1 << 20)?,
+    })
+}
+
+fn random_cookie() -> Result<u64, Error> {
+    let mut bytes = [0; 8];
+    ring::rand::SystemRandom::new()
+        .fill(&mut bytes)
+        .map_err(|_| Error::Kernel {
+            what: "drawing the delivery cookie".to_owned(),
+            source: "the kernel gave no random bytes".into(),
+        })?;
+    // Zero stands for "none".
+    Ok(u64::from_ne_bytes(bytes).max(1))
+}
+
+impl PlaneEvent {
+    /// From the bytes of a [`weft_abi::Event`]; none where they are not one.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let reason = u16::from_ne_bytes(*bytes.get(12..)?.first_chunk()?);
+        let captured = usize::from(u16::from_ne_bytes(*bytes.get(14..)?.first_chunk()?));
+        let head = bytes.get(16..16 + captured.min(EVENT_HEAD_LEN))?;
+        let headers = encapsulation::read(head);
+        Some(Self {
+            reason: DropReason::from_index(usize::from(reason))?,
+            ifindex: u32::from_ne_bytes(*bytes.get(8..)?.first_chunk()?),
+            path: headers.map(|(source, destination, _)| (source, destination)),
+            slot: headers.and_then(|(.., at)| {
+                let fixed = weft_abi::Fixed::read(head.get(at..)?.first_chunk()?);
+                Some((
+                    fixed.slot(),
+                    weft_abi::LabelEntry(fixed.top.swap_bytes()).label(),
+                ))
+            }),
+        })
     }
 }
 
 /// Removes whatever a plane pinned under this folder: interfaces are detached, tables freed. Nothing there is fine.
 pub fn cleanup(pin_dir: &Path) -> Result<(), Error> {
-    let _ = pin_dir;
-    todo!()
+    kernel::cleanup(pin_dir)
 }
 
 /// Whether the kernel plane can be used by this process here; if not, what is missing and what to do.
 pub fn probe() -> Result<(), Error> {
-    todo!()
+    use aya::maps::{Array, MapError};
+    let unusable = |what: String, remedy: &str| {
+        Err(Error::Unusable {
+            what,
+            remedy: remedy.to_owned(),
+        })
+    };
+    match Array::<_, u64>::create(1, 0) {
+        Ok(_) => Ok(()),
+        Err(MapError::CreateError { io_error, .. }) => match io_error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES) => unusable(
+                "this process may not create BPF maps".to_owned(),
+                "run it as root, or with the capabilities CAP_BPF and CAP_NET_ADMIN; else weftd forwards in user space",
+            ),
+            Some(libc::ENOSYS) => unusable(
+                "this kernel has no bpf(2)".to_owned(),
+                "use a kernel with CONFIG_BPF_SYSCALL, 5.18 or newer; else weftd forwards in user space",
+            ),
+            _ => unusable(
+                format!("creating a BPF map failed: {io_error}"),
+                "see the kernel's log; weftd forwards in user space meanwhile",
+            ),
+        },
+        Err(error) => unusable(
+            format!("creating a BPF map failed: {error}"),
+            "see the kernel's log",
+        ),
+    }
 }
 
 /// Least time between two changes of one next hop's egress; [`Dataplane::set_egress`] waits out the rest.
