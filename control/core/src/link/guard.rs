@@ -69,8 +69,40 @@ pub(crate) struct Guard {
     all: Bucket,
     secrets: [[u8; 32]; 2],
     secret_at: Option<Micros>,
-    seen: BTreeSet<[u8; 16]>,
-    seen_order: VecDeque<[u8; 16]>,
+    seen: Seen,
+}
+
+/// Remembers the last messages of a kind, so that a repeated one is known.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    set: BTreeSet<[u8; 16]>,
+    order: VecDeque<[u8; 16]>,
+    bound: usize,
+}
+
+impl Seen {
+    pub(crate) fn new(bound: usize) -> Self {
+        Self {
+            set: BTreeSet::new(),
+            order: VecDeque::new(),
+            bound,
+        }
+    }
+
+    pub(crate) fn contains(&self, hash: &[u8; 16]) -> bool {
+        self.set.contains(hash)
+    }
+
+    pub(crate) fn insert(&mut self, hash: [u8; 16]) {
+        if self.set.insert(hash) {
+            self.order.push_back(hash);
+        }
+        if self.order.len() > self.bound
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
+        }
+    }
 }
 
 impl Guard {
@@ -81,8 +113,7 @@ impl Guard {
             all: Bucket::new(all, now),
             secrets: [[0; 32]; 2],
             secret_at: None,
-            seen: BTreeSet::new(),
-            seen_order: VecDeque::new(),
+            seen: Seen::new(REMEMBERED),
         }
     }
 
@@ -170,14 +201,7 @@ impl Guard {
 
     /// Remembers a first message as answered.
     pub(crate) fn remember(&mut self, hash: [u8; 16]) {
-        if self.seen.insert(hash) {
-            self.seen_order.push_back(hash);
-        }
-        if self.seen_order.len() > REMEMBERED
-            && let Some(oldest) = self.seen_order.pop_front()
-        {
-            self.seen.remove(&oldest);
-        }
+        self.seen.insert(hash);
     }
 }
 
@@ -250,7 +274,7 @@ mod tests {
     fn the_memory_of_first_messages_is_bounded() {
         let mut guard = Guard::new(1, 1, Micros(0));
         (0..20_000_u32).for_each(|i| guard.remember(message_hash(&i.to_be_bytes())));
-        assert_eq!(guard.seen.len(), REMEMBERED);
+        assert_eq!(guard.seen.set.len(), REMEMBERED);
         assert!(guard.seen(&message_hash(&19_999_u32.to_be_bytes())));
         assert!(!guard.seen(&message_hash(&0_u32.to_be_bytes())));
     }

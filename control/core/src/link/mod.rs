@@ -114,6 +114,24 @@ pub(crate) struct Links {
     closing: bool,
 }
 
+/// A datagram of kind 2.
+pub(crate) fn open_via_datagram(
+    links: &mut Links,
+    context: &mut Context<'_>,
+    path: UnderlayPath,
+    datagram: &[u8],
+) {
+    match datagram.get(weft_abi::LINK_LEN..) {
+        Some(body) => links.handle_handshake(context, open::Via::Datagram(path), body),
+        None => context.out.count("handshake_malformed"),
+    }
+}
+
+/// A handshake message that came over the mesh.
+pub(crate) fn open_via_routed(links: &mut Links, context: &mut Context<'_>, body: &[u8]) {
+    links.handle_handshake(context, open::Via::Routed, body);
+}
+
 impl Links {
     pub(crate) fn new(context: &Context<'_>) -> Self {
         let limits = &context.config.limits;

@@ -821,8 +821,3 @@ impl Links {
         self.send_hello(context, key, true);
     }
 }
-
-/// A datagram's handshake message: what follows the link header.
-pub(crate) fn body_of(datagram: &[u8]) -> Option<&[u8]> {
-    datagram.get(weft_abi::LINK_LEN..)
-}

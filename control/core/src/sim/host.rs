@@ -336,7 +336,9 @@ impl Host {
                 match &op {
                     SessionOp::Install {
                         session, address, ..
-                    } => drop(self.by_address.insert(*address, *session)),
+                    } => {
+                        self.by_address.insert(*address, *session);
+                    }
                     SessionOp::Remove { session } => {
                         self.by_address.retain(|_, index| index != session)
                     }

@@ -197,6 +197,24 @@ impl Net {
         }
     }
 
+    /// Gives a host another address in place of one it has: it moved to another network. Nobody is told.
+    pub fn move_host(&mut self, number: usize, old: IpAddr, new: IpAddr) {
+        self.world.underlay.rename(old, new);
+        for adjacency in &mut self.adjacencies {
+            for end in [&mut adjacency.from, &mut adjacency.to] {
+                if *end == old {
+                    *end = new;
+                }
+            }
+        }
+        let mut addresses = self.world.hosts[number].addresses.clone();
+        addresses
+            .iter_mut()
+            .filter(|a| a.address == old)
+            .for_each(|a| a.address = new);
+        self.world.set_addresses(number, addresses);
+    }
+
     /// All pairs of hosts that are connected in some way.
     #[must_use]
     pub fn pairs(&self) -> Vec<(usize, usize)> {

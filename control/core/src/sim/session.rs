@@ -151,9 +151,8 @@ impl Sessions {
                         self.by_label.remove(&label.0);
                     }
                 }
-                labels
-                    .iter()
-                    .for_each(|label| drop(self.by_label.insert(label.0, session)));
+                self.by_label
+                    .extend(labels.iter().map(|label| (label.0, session)));
             }
             SessionOp::SetIngress { session, ingress } => self.get_mut(session).ingress = ingress,
             SessionOp::Remove { session } => {
@@ -161,9 +160,7 @@ impl Sessions {
                     .table
                     .remove(&session)
                     .expect("a session to remove exists");
-                old.labels
-                    .iter()
-                    .for_each(|label| drop(self.by_label.remove(&label.0)));
+                self.by_label.retain(|_, index| *index != session);
                 if self.by_peer.get(&old.peer) == Some(&session) {
                     self.by_peer.remove(&old.peer);
                 }

@@ -69,6 +69,16 @@ impl Underlay {
         self.links.insert((from, to), (model, Micros(0)));
     }
 
+    /// An address becomes another one: its links go with it.
+    pub fn rename(&mut self, old: IpAddr, new: IpAddr) {
+        let swap = |ip: IpAddr| if ip == old { new } else { ip };
+        let links = std::mem::take(&mut self.links);
+        self.links = links
+            .into_iter()
+            .map(|((from, to), link)| ((swap(from), swap(to)), link))
+            .collect();
+    }
+
     /// A link to change.
     pub fn get_mut(&mut self, from: IpAddr, to: IpAddr) -> Option<&mut LinkModel> {
         self.links.get_mut(&(from, to)).map(|(model, _)| model)

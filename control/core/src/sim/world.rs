@@ -93,9 +93,8 @@ impl World {
     /// Adds a host whose daemon does not run yet; gives its number.
     pub fn add(&mut self, config: Config, addresses: Vec<UnderlayAddress>) -> usize {
         let number = self.hosts.len();
-        addresses
-            .iter()
-            .for_each(|a| drop(self.by_address.insert(a.address, number)));
+        self.by_address
+            .extend(addresses.iter().map(|a| (a.address, number)));
         self.by_id.insert(config.identity.id(), number);
         let rng = self.rng.fork();
         self.hosts.push(Host::new(config, addresses, rng));
@@ -136,6 +135,15 @@ impl World {
         let sent = self.hosts[from].send(self.now, to, number);
         self.after(from);
         (number, sent)
+    }
+
+    /// Changes a host's addresses.
+    pub fn set_addresses(&mut self, number: usize, addresses: Vec<UnderlayAddress>) {
+        self.note(5, number, &[]);
+        self.by_address.retain(|_, owner| *owner != number);
+        self.by_address
+            .extend(addresses.iter().map(|a| (a.address, number)));
+        self.with(number, |host, now| host.set_addresses(now, addresses));
     }
 
     /// Does something with a host and carries what it sends.
