@@ -74,9 +74,11 @@ fn a_new_network_is_written_for_its_owner_alone() {
         "{out}"
     );
     assert!(out.contains(&node.identity().id().to_string()), "{out}");
-    assert!(!out.contains(
-        &*fs::read_to_string(node.dir().join("state/identity.key")).unwrap()[16..].trim()
-    ));
+    assert!(
+        !out.contains(
+            fs::read_to_string(node.dir().join("state/identity.key")).unwrap()[16..].trim()
+        )
+    );
     assert_eq!(node.weft(&["secret", "show"]).ok(), format!("{}\n", *join));
 }
 
@@ -307,11 +309,11 @@ fn a_full_disk_leaves_nothing_behind() {
         "mount -t tmpfs -o size=64k,nr_inodes=4 none {dir} && {weft} --dir {dir}/n init; code=$?; ls -A {dir} | wc -l; exit $code"
     );
     let Ok(output) = mount(&["--mount", "sh", "-c", &line]) else {
-        return println!("skipped: unshare is not installed");
+        return common::skip("unshare is not installed");
     };
     let run = Run::from(output);
     if run.err.contains("unshare") || run.err.contains("mount:") {
-        return println!("skipped: no mount namespaces here: {}", run.err);
+        return common::skip(format_args!("no mount namespaces here: {}", run.err));
     }
     assert_eq!(run.out, "0\n", "{run:#?}");
     assert!(run.fails(1).contains("No space left on device"));
@@ -319,25 +321,23 @@ fn a_full_disk_leaves_nothing_behind() {
 
 #[test]
 fn strangers_without_rights_are_told_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let output = std::process::Command::new("setpriv")
-        .args(["--reuid", "65534", "--clear-groups", "sh", "-c"])
-        .arg("cat > \"$0\"/weft && chmod 755 \"$0\"/weft && WEFT_DIR= && unset WEFT_DIR && exec \"$0\"/weft init")
-        .arg({
-            let folder = tempfile::tempdir().unwrap();
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
-            folder.keep()
-        })
-        .stdin(fs::File::open(env!("CARGO_BIN_EXE_weft")).unwrap())
+        .args(["--reuid", "65534", "--clear-groups"])
+        .arg(common::copy_of_program(folder.path()))
+        .args(["init", "--new"])
+        .env_remove("WEFT_DIR")
         .output();
     let Ok(output) = output else {
-        return println!("skipped: setpriv is not installed");
+        return common::skip("setpriv is not installed");
     };
     let run = Run::from(output);
     if run.err.contains("setpriv") {
-        return println!("skipped: this user cannot become another: {}", run.err);
+        return common::skip(format_args!("this user cannot become another: {}", run.err));
     }
     if run.err.contains("never overwritten") {
-        return println!("skipped: this host has a node in the system's folders");
+        return common::skip("this host has a node in the system's folders");
     }
     let error = run.fails(1);
     assert!(

@@ -119,7 +119,7 @@ mod terminal {
                 .stdout(Stdio::piped())
                 .spawn();
             let Ok(mut child) = spawned else {
-                println!("skipped: script(1) is not installed");
+                common::skip("script(1) is not installed");
                 return None;
             };
             let keys = child.stdin.take().unwrap();

@@ -535,19 +535,18 @@ fn strangers_are_told_that_they_lack_permission() {
     // A copy, because the build's folder may not be for others.
     let copy = tempfile::tempdir().unwrap();
     std::fs::set_permissions(copy.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let weft = copy.path().join("weft");
-    std::fs::copy(env!("CARGO_BIN_EXE_weft"), &weft).unwrap();
+    let weft = common::copy_of_program(copy.path());
     let output = std::process::Command::new("setpriv")
         .args(["--reuid", "65534", "--clear-groups"])
         .arg(&weft)
         .args(["--dir", daemon.dir().to_str().unwrap(), "status"])
         .output();
     let Ok(output) = output else {
-        return println!("skipped: setpriv is not installed");
+        return common::skip("setpriv is not installed");
     };
     let run = common::Run::from(output);
     if run.err.contains("setpriv") {
-        return println!("skipped: this user cannot become another: {}", run.err);
+        return common::skip(format_args!("this user cannot become another: {}", run.err));
     }
     assert!(run.fails(1).contains("no permission to talk to weftd"));
 }

@@ -1,6 +1,6 @@
 //! The real `weft` program, and a daemon's socket that answers from a script.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -161,12 +161,42 @@ pub fn weft_reading(arguments: &[&str], input: &str) -> Run {
     output.into()
 }
 
+/// An executable file with this content. Written by another process: as long as this one had it open for writing,
+/// a child that is being started on another thread could hold it open too, and running it would fail as busy.
+pub fn executable(path: &Path, content: Stdio, stdin: Option<&[u8]>) {
+    let mut child = Command::new("sh")
+        .args(["-c", "cat > \"$0\" && chmod 755 \"$0\""])
+        .arg(path)
+        .stdin(content)
+        .spawn()
+        .unwrap();
+    if let Some(bytes) = stdin {
+        child.stdin.take().unwrap().write_all(bytes).unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+}
+
 /// A path of an executable script with this body.
 pub fn script(folder: &Path, name: &str, body: &str) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt as _;
     let path = folder.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    executable(
+        &path,
+        Stdio::piped(),
+        Some(format!("#!/bin/sh\n{body}\n").as_bytes()),
+    );
+    path
+}
+
+/// A copy of the program in another folder.
+pub fn copy_of_program(folder: &Path) -> PathBuf {
+    let path = folder.join("weft");
+    executable(
+        &path,
+        std::fs::File::open(env!("CARGO_BIN_EXE_weft"))
+            .unwrap()
+            .into(),
+        None,
+    );
     path
 }
 
@@ -246,4 +276,13 @@ pub fn status(name: &str) -> Value {
         "neighbours": 1, "nodes": 3, "sessions": 1, "lsps": 4,
         "notices": ["net.ipv4.ip_forward is off: advertised prefixes are not reached"],
     })
+}
+
+/// Tells the test command that this test could not run, and why.
+pub fn skip(reason: impl std::fmt::Display) {
+    let reason = reason.to_string().replace('\n', " ");
+    println!(
+        "SKIPPED {}: {reason}",
+        thread::current().name().unwrap_or("a test")
+    );
 }

@@ -609,3 +609,179 @@ impl Host {
         self.addresses.iter().any(|a| a.address == ip && a.up)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_abi::{GroupIndex, LfibEntry, NextHopIndex, Slot, TagKey};
+
+    use super::*;
+    use crate::{
+        identity::{Identity, NetworkSecret},
+        session::{Cipher, SessionKeys},
+        sim::{underlay::LinkModel, world::World},
+    };
+
+    fn ip(node: usize, v6: bool) -> IpAddr {
+        let text = if v6 {
+            format!("2001:db8::{}", node + 1)
+        } else {
+            format!("10.0.0.{}", node + 1)
+        };
+        text.parse().expect("an address")
+    }
+
+    /// Slots and next hops of a one-way link, keyed alike at both ends.
+    fn join(world: &mut World, from: usize, to: usize, v6: bool) -> GroupIndex {
+        let path = |local: usize, remote: usize| UnderlayPath {
+            local: (ip(local, v6), 4789).into(),
+            remote: (ip(remote, v6), 4789).into(),
+        };
+        let (key, slot) = (TagKey([from as u8 + 1; 16]), Slot(from as u16 + 1));
+        let add = DataplaneOp::AddSlot {
+            slot,
+            key,
+            path: path(to, from),
+            echo: None,
+        };
+        world.hosts[to].tables.apply(&add);
+        let index = NextHopIndex(1);
+        let seq_from = NextHopIndex(0);
+        let add = DataplaneOp::AddNextHop {
+            index,
+            path: path(from, to),
+            slot,
+            key,
+            mtu: 1500,
+            seq_from,
+        };
+        world.hosts[from].tables.apply(&add);
+        let group = GroupIndex(1);
+        let buckets = [(index, NextHopIndex(0)); 16];
+        world.hosts[from]
+            .tables
+            .apply(&DataplaneOp::SetGroup { group, buckets });
+        world
+            .underlay
+            .set(ip(from, v6), ip(to, v6), LinkModel::default());
+        group
+    }
+
+    /// Labelled packets of a session pass a switch between IPv4 and IPv6 and open at the far end, once each.
+    #[test]
+    fn packets_are_switched_and_opened() {
+        let mut world = World::new(1);
+        let secret = NetworkSecret::from_bytes([7; 32]);
+        for node in 0..3u8 {
+            let config = Config::new(Identity::from_secret(&[node; 32]), secret.clone());
+            let address = |v6| UnderlayAddress {
+                address: ip(node.into(), v6),
+                interface: "eth0".into(),
+                prefix_len: 24,
+                mtu: 1500,
+                up: true,
+                mode: ForwardMode::UserSpace,
+            };
+            world.add(config, vec![address(false), address(true)]);
+        }
+        let first = join(&mut world, 0, 1, false);
+        let second = join(&mut world, 1, 2, true);
+        let (at_one, at_two) = (Label(100), Label(200));
+        let swap = DataplaneOp::SetLabel {
+            label: at_one,
+            entry: LfibEntry::swap(at_two, second),
+        };
+        world.hosts[1].tables.apply(&swap);
+        world.hosts[2].tables.apply(&DataplaneOp::SetLabel {
+            label: at_two,
+            entry: LfibEntry::DELIVER,
+        });
+        let session = SessionIndex(5);
+        for (node, peer) in [(0, 2), (2, 0)] {
+            let (peer, address) = (world.hosts[peer].id, world.hosts[peer].overlay);
+            let (a, b) = ([3; 32], [4; 32]);
+            let (tx, rx) = if node == 0 { (a, b) } else { (b, a) };
+            let keys = SessionKeys {
+                cipher: Cipher::Aes256Gcm,
+                tx,
+                rx,
+            };
+            let sessions = &mut world.hosts[node].sessions;
+            sessions.apply(SessionOp::Install {
+                session,
+                peer,
+                address,
+            });
+            sessions.apply(SessionOp::AddEpoch {
+                session,
+                epoch: 9,
+                keys,
+            });
+            sessions.apply(SessionOp::UseEpoch { session, epoch: 9 });
+        }
+        world.hosts[2].sessions.apply(SessionOp::SetDelivery {
+            session,
+            labels: vec![at_two],
+        });
+        let ingress = LspIngress {
+            group: first,
+            label: at_one,
+            inner_mtu: 1300,
+        };
+        for number in 0..50u64 {
+            let mut packet = vec![0x60; 40];
+            packet.extend_from_slice(&number.to_be_bytes());
+            world.with(0, |host, _| {
+                let (counter, sealed) = host
+                    .sessions
+                    .seal_traffic(session, &packet)
+                    .expect("keys are there");
+                host.labelled(&ingress, number as u8 & 15, TTL, counter, &sealed)
+                    .expect("a next hop is up");
+            });
+        }
+        world.run_ms(50);
+        let mut numbers: Vec<_> = world.hosts[2].inbox.iter().map(|d| d.number).collect();
+        numbers.sort();
+        assert_eq!(numbers, (0..50).collect::<Vec<_>>());
+        assert!(
+            world.hosts[2]
+                .inbox
+                .iter()
+                .all(|d| d.from == world.hosts[0].id)
+        );
+        assert_eq!(
+            (
+                world.hosts[1].counts["swap"],
+                world.hosts[2].counts["deliver"]
+            ),
+            (50, 50)
+        );
+        // A captured frame comes again: the window at the hop refuses it.
+        world.with(0, |host, _| {
+            let (counter, sealed) = host
+                .sessions
+                .seal_traffic(session, &[0x60; 48])
+                .expect("keys are there");
+            host.labelled(&ingress, 3, 1, counter, &sealed)
+                .expect("a next hop is up");
+            let again = host.out.clone();
+            host.out.extend(again);
+        });
+        world.run_ms(50);
+        assert_eq!(
+            (
+                world.hosts[1].counts["ttl_expired"],
+                world.hosts[1].counts["replay"]
+            ),
+            (1, 1)
+        );
+        let counters = world.hosts[1].tables.slot_counters();
+        assert_eq!(
+            counters
+                .iter()
+                .map(|(_, _, received, _)| received)
+                .sum::<u64>(),
+            51
+        );
+    }
+}
