@@ -66,12 +66,15 @@ pub fn for_lab() -> Result<Programs> {
     build(Profile::Release)
 }
 
-/// Cargo in the workspace, told which linker setup found.
+/// Cargo in the workspace, told which linker setup found where it would not find that by itself.
 #[must_use]
 pub fn cargo(ebpf: &setup::toolchain::Ebpf) -> Command {
     let mut command = Command::new(paths::cargo());
-    command
-        .current_dir(paths::workspace())
-        .env("WEFT_BPF_LINKER", &ebpf.linker);
+    command.current_dir(paths::workspace());
+    let own = paths::own_folder().join("tools/bin/bpf-linker");
+    // Setting it needlessly would build the object again for everyone who runs cargo without it.
+    if ebpf.linker != own && own.exists() {
+        command.env("WEFT_BPF_LINKER", &ebpf.linker);
+    }
     command
 }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use xtask::{
-    building,
+    bench, building, demo,
     lab::{topology::Topology, verb},
     paths::Programs,
     setup, suite, term,
@@ -43,6 +43,24 @@ enum Verb {
         /// Only tests with this in their names
         #[arg(long)]
         filter: Option<String>,
+    },
+    /// Measure, and tell the figures next to what is aimed at
+    Bench {
+        /// Which benchmark
+        #[arg(value_parser = bench::BENCHMARKS.iter().map(|b| b.name).collect::<Vec<_>>())]
+        name: Option<String>,
+        /// Write the figures as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+    /// Six nodes, real traffic, a cut: what Weft does, measured
+    Demo {
+        /// Leave the nodes running, and tell how to look around
+        #[arg(long)]
+        keep: bool,
+        /// Write what was seen as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
     },
     /// Networks of real nodes in namespaces on this machine
     Lab {
@@ -117,6 +135,11 @@ fn run(verb: Verb) -> Result<ExitCode> {
             term::good(&programs.weft.display().to_string());
         }
         Verb::Test { filter } => suite::test(filter.as_deref())?,
+        Verb::Bench { name, json } => bench::run(name.as_deref(), json.as_deref())?,
+        Verb::Demo { keep, json } => {
+            setup::ensure(setup::Need::Run)?;
+            demo::run(&building::for_lab()?, keep, json.as_deref())?;
+        }
         Verb::Lab { verb } => return lab(verb),
     }
     Ok(ExitCode::SUCCESS)

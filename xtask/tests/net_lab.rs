@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
-    net::{Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     path::Path,
     process::{Command, Stdio},
     time::Duration,

@@ -31,20 +31,22 @@ pub struct Cli {
 #[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Folder of the node (configuration, state and socket); the system's node where none is given
-    #[arg(long, global = true, env = "WEFT_DIR", value_name = "DIR", value_hint = ValueHint::DirPath, overrides_with = "dir")]
+    #[arg(long, global = true, env = "WEFT_DIR", hide_env_values = true, value_name = "DIR", value_hint = ValueHint::DirPath, overrides_with = "dir")]
     pub dir: Option<PathBuf>,
     /// The daemon's socket, where it is elsewhere
-    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH", value_hint = ValueHint::FilePath, overrides_with = "socket")]
+    #[arg(long, global = true, env = "WEFT_SOCKET", hide_env_values = true, value_name = "PATH", value_hint = ValueHint::FilePath, overrides_with = "socket")]
     pub socket: Option<PathBuf>,
     /// Answer in JSON (the API's types; one document, or one line per item of a stream)
     #[arg(long, global = true, overrides_with = "json")]
     pub json: bool,
-    /// Colours: on a terminal, always or never
+    /// Colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(
         long,
         global = true,
-        value_name = "WHEN",
+        value_name = "auto|always|never",
         default_value = "auto",
+        hide_possible_values = true,
+        hide_default_value = true,
         overrides_with = "color"
     )]
     pub color: ColourChoice,
@@ -152,7 +154,7 @@ pub struct InitArgs {
 #[derive(Debug, Args)]
 pub struct UpArgs {
     /// The weftd program [default: the service where one is installed, else beside this program, else in PATH]
-    #[arg(long, env = "WEFT_DAEMON", value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    #[arg(long, env = "WEFT_DAEMON", hide_env_values = true, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub daemon: Option<PathBuf>,
     /// Seconds to wait until it answers
     #[arg(long, value_name = "SECONDS", default_value_t = 20.0, value_parser = seconds)]
@@ -166,7 +168,7 @@ pub struct DownArgs {
     #[arg(long)]
     pub keep_transit: bool,
     /// The weftd program, which undoes what a dead weftd left
-    #[arg(long, env = "WEFT_DAEMON", value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
+    #[arg(long, env = "WEFT_DAEMON", hide_env_values = true, value_name = "PATH", value_hint = ValueHint::ExecutablePath)]
     pub daemon: Option<PathBuf>,
 }
 

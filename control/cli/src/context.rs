@@ -150,7 +150,7 @@ impl Context {
 
     /// One line of output, seen at once.
     pub(crate) fn line(&mut self, text: &str) -> Result<(), Failure> {
-        writeln!(self.out, "{}", text.trim_end())?;
+        writeln!(self.out, "{}", text.trim_end_matches(' '))?;
         Ok(self.out.flush()?)
     }
 

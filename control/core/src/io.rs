@@ -210,10 +210,12 @@ pub enum Input<'a> {
         bytes: u64,
     },
     /// A message of the session itself (its plaintext begins with a nibble 0), decrypted by the shell.
-    /// `label` is the one it was delivered on; `session` the index from [`SessionOp::Install`].
+    /// `label` is the one it was delivered on; `session` the index from [`SessionOp::Install`]; `counter` the AEAD
+    /// counter it came under (its top byte is the epoch).
     SessionMessage {
         session: SessionIndex,
         label: Label,
+        counter: u64,
         message: &'a [u8],
     },
     /// Traffic for an overlay address or prefix without a session: set one up.
@@ -261,13 +263,16 @@ pub enum DataplaneOp {
     RetireSlot { slot: Slot },
     /// The slot may be reused.
     RemoveSlot { slot: Slot },
-    /// A next hop: everything needed to send on one link with one key epoch. Written once, then only `SetNextHopUp`.
+    /// A next hop, up: everything needed to send on one link with one key epoch. Written once, then only
+    /// `SetNextHopUp`. Its sequence numbers start at 1, or, with `seq_from` (the same slot and key on another path,
+    /// after roaming; 0 is none), 256 beyond where that next hop's are, lane by lane.
     AddNextHop {
         index: NextHopIndex,
         path: UnderlayPath,
         slot: Slot,
         key: TagKey,
         mtu: u16,
+        seq_from: NextHopIndex,
     },
     /// One write repairs every label that uses it.
     SetNextHopUp { index: NextHopIndex, up: bool },
@@ -307,13 +312,15 @@ pub enum SessionOp {
         peer: NodeId,
         address: Ipv6Addr,
     },
-    /// New keys; the newest is used to send, the receiver selects by the counter's epoch byte, older ones stay until
-    /// `DropEpoch`.
+    /// New keys, for receiving at first: the receiver selects by the counter's epoch byte. Older ones stay until
+    /// `DropEpoch`. An epoch that exists already is replaced.
     AddEpoch {
         session: SessionIndex,
         epoch: u8,
         keys: SessionKeys,
     },
+    /// Traffic is sent under this epoch from now on (the peer has shown that it has the keys).
+    UseEpoch { session: SessionIndex, epoch: u8 },
     /// The receiver forgets this epoch.
     DropEpoch { session: SessionIndex, epoch: u8 },
     /// Labels on which this session's traffic is delivered here (complete set).

@@ -4,9 +4,13 @@
 
 pub mod identity;
 pub mod io;
-pub mod link;
-pub mod lsp;
+mod link;
+mod lsp;
+mod message;
 pub mod node;
+mod noise;
 pub mod session;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod topology;
 pub mod wire;

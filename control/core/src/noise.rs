@@ -72,11 +72,16 @@ impl Setup<'_> {
         self.build(rng, false)
     }
 
-    fn build(self, rng: &mut dyn Randomness, initiator: bool) -> Result<HandshakeState, NoiseFailed> {
+    fn build(
+        self,
+        rng: &mut dyn Randomness,
+        initiator: bool,
+    ) -> Result<HandshakeState, NoiseFailed> {
         let mut seed = Zeroizing::new([0; 32]);
         rng.fill(&mut *seed);
         let params: NoiseParams = self.pattern.name().parse()?;
-        let mut builder = Builder::with_resolver(params, Box::new(Resolver { seed })).prologue(self.prologue)?;
+        let mut builder =
+            Builder::with_resolver(params, Box::new(Resolver { seed })).prologue(self.prologue)?;
         if let Some(identity) = self.identity {
             builder = builder.local_private_key(identity.x25519_secret())?;
         }
@@ -86,7 +91,11 @@ impl Setup<'_> {
         if let Some(psk) = self.psk {
             builder = builder.psk(0, psk)?;
         }
-        Ok(if initiator { builder.build_initiator()? } else { builder.build_responder()? })
+        Ok(if initiator {
+            builder.build_initiator()?
+        } else {
+            builder.build_responder()?
+        })
     }
 }
 
@@ -118,23 +127,32 @@ pub(crate) fn split(state: &mut HandshakeState) -> (Zeroizing<[u8; 32]>, Zeroizi
 
 /// Encrypts in place with ChaCha20-Poly1305 and appends the tag. A counter must never be used twice under a key.
 pub(crate) fn seal(key: &[u8; 32], counter: u64, aad: &[u8], data: &mut Vec<u8>) {
-    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("a ChaCha20 key has 32 bytes"));
-    key.seal_in_place_append_tag(nonce(counter), Aad::from(aad), data).expect("messages are far below 2^38 bytes");
+    let key = LessSafeKey::new(
+        UnboundKey::new(&CHACHA20_POLY1305, key).expect("a ChaCha20 key has 32 bytes"),
+    );
+    key.seal_in_place_append_tag(nonce(counter), Aad::from(aad), data)
+        .expect("messages are far below 2^38 bytes");
 }
 
 /// Decrypts what [`seal`] made.
 pub(crate) fn open(key: &[u8; 32], counter: u64, aad: &[u8], data: &[u8]) -> Option<Vec<u8>> {
     let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).ok()?);
     let mut buffer = data.to_vec();
-    let len = key.open_in_place(nonce(counter), Aad::from(aad), &mut buffer).ok()?.len();
+    let len = key
+        .open_in_place(nonce(counter), Aad::from(aad), &mut buffer)
+        .ok()?
+        .len();
     buffer.truncate(len);
     Some(buffer)
 }
 
 /// Applies the ChaCha20 key stream of a one-time key, without authentication: its own inverse.
 pub(crate) fn mask(key: &[u8; 32], data: &mut [u8]) {
-    let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, key).expect("a ChaCha20 key has 32 bytes"));
-    key.seal_in_place_separate_tag(nonce(0), Aad::empty(), data).expect("messages are far below 2^38 bytes");
+    let key = LessSafeKey::new(
+        UnboundKey::new(&CHACHA20_POLY1305, key).expect("a ChaCha20 key has 32 bytes"),
+    );
+    key.seal_in_place_separate_tag(nonce(0), Aad::empty(), data)
+        .expect("messages are far below 2^38 bytes");
 }
 
 fn nonce(counter: u64) -> Nonce {
@@ -149,7 +167,10 @@ struct Resolver {
 
 impl CryptoResolver for Resolver {
     fn resolve_rng(&self) -> Option<Box<dyn Random>> {
-        Some(Box::new(Expander { seed: self.seed.clone(), blocks: 0 }))
+        Some(Box::new(Expander {
+            seed: self.seed.clone(),
+            blocks: 0,
+        }))
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
@@ -196,7 +217,11 @@ pub(crate) mod test_rng {
         fn fill(&mut self, out: &mut [u8]) {
             for chunk in out.chunks_mut(32) {
                 self.1 += 1;
-                let block = crate::identity::derive(&[7; 32], "test", &[&self.0.to_be_bytes(), &self.1.to_be_bytes()]);
+                let block = crate::identity::derive(
+                    &[7; 32],
+                    "test",
+                    &[&self.0.to_be_bytes(), &self.1.to_be_bytes()],
+                );
                 chunk.copy_from_slice(&block[..chunk.len()]);
             }
         }
@@ -210,7 +235,13 @@ mod tests {
     #[test]
     fn randomness_is_injected() {
         let first = |seed| {
-            let setup = Setup { pattern: Pattern::Link, prologue: b"", identity: Some(&Identity::from_secret(&[1; 32])), remote: None, psk: Some(&[3; 32]) };
+            let setup = Setup {
+                pattern: Pattern::Link,
+                prologue: b"",
+                identity: Some(&Identity::from_secret(&[1; 32])),
+                remote: None,
+                psk: Some(&[3; 32]),
+            };
             write(&mut setup.initiator(&mut Seeded(seed, 0)).unwrap(), b"x").unwrap()
         };
         assert_eq!(first(1), first(1));

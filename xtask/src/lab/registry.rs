@@ -5,6 +5,7 @@
 //! was kept on purpose. The global lock makes taking and judging atomic.
 
 use std::{
+    ffi::CString,
     fs::{self, File, OpenOptions},
     io,
     os::fd::AsRawFd,
@@ -34,8 +35,6 @@ pub struct Record {
     pub namespaces: Vec<String>,
     /// Folders in bpffs.
     pub pins: Vec<PathBuf>,
-    /// Mounts below the lab's folder.
-    pub mounts: Vec<PathBuf>,
 }
 
 /// A node of a lab.
@@ -193,12 +192,9 @@ pub fn demolish(record: &Record, folder: &Path) {
             complaints.push(format!("{e:#}"));
         }
     }
-    for mount in &record.mounts {
-        let Ok(path) = std::ffi::CString::new(mount.as_os_str().as_encoded_bytes()) else {
-            continue;
-        };
-        // SAFETY: `path` is a C string; detaching a mount that we recorded.
-        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+    for mount in mounts_below(folder) {
+        // SAFETY: `mount` is a C string; detaches a mount inside the lab's own folder.
+        unsafe { libc::umount2(mount.as_ptr(), libc::MNT_DETACH) };
     }
     if complaints.is_empty()
         && let Err(e) = fs::remove_dir_all(folder)
@@ -209,6 +205,20 @@ pub fn demolish(record: &Record, folder: &Path) {
     for complaint in complaints {
         term::bad(&format!("lab {}: {complaint}", record.id));
     }
+}
+
+/// Mount points below a folder, the deepest first.
+fn mounts_below(folder: &Path) -> Vec<CString> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = table.lines().filter_map(|l| l.split(' ').nth(4));
+    let mut below = points
+        .filter(|p| Path::new(p).starts_with(folder))
+        .collect::<Vec<_>>();
+    below.sort_by_key(|p| std::cmp::Reverse(p.len()));
+    below
+        .into_iter()
+        .filter_map(|p| CString::new(p).ok())
+        .collect()
 }
 
 /// The record in a lab's folder.

@@ -9,6 +9,8 @@
 //! [nodes.server]
 //! advertise = ["10.7.0.0/24"]        # a network behind it; its first address is put on the node's `lo`
 //! config = { timers = { } }          # laid over the node's configuration, key by key
+//! network = "main"                   # nodes of another network have another secret
+//! daemon = true                      # false: a bare host, without weftd
 //!
 //! [[link]]
 //! between = ["client", "relay"]      # a veth pair, addresses are assigned
@@ -64,6 +66,8 @@ pub struct NodeSpec {
     pub config: toml::Table,
     /// Whether the lab starts `weftd` there; if not it is a bare host (for strangers).
     pub daemon: bool,
+    /// Nodes with the same name here have the same network secret.
+    pub network: String,
 }
 
 /// A link: one veth pair, or two with a wire between.
@@ -155,6 +159,7 @@ struct RawNode {
     #[serde(default)]
     config: toml::Table,
     daemon: Option<bool>,
+    network: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -268,6 +273,13 @@ impl Parser<'_> {
                     .collect(),
                 config: node.config,
                 daemon: node.daemon.unwrap_or(true),
+                network: match node.network {
+                    Some(network) => {
+                        self.name(&network, "a network's name")?;
+                        network.into_inner()
+                    }
+                    None => "main".to_owned(),
+                },
             };
             nodes.insert(name.into_inner(), spec);
         }

@@ -355,35 +355,28 @@ fn show(
     } else {
         "an existing network"
     };
-    context.line(&format!("This gateway is set up for {network}.\n"))?;
-    let mut table = Table::bare(&[Align::Left, Align::Left, Align::Left]).indented(2);
-    let mut fact = |what: &str, value: String, note: &str| {
-        table.row([
-            Cell::new(what, DIM),
-            value.into(),
-            Cell::new(if note.is_empty() { " " } else { note }, DIM),
-        ])
-    };
-    fact("name", made.name.to_owned(), "");
-    fact("node id", made.node_id.clone(), "");
-    fact("address", made.overlay_address.to_string(), "");
-    fact("network", made.network_id.clone(), "");
-    fact(
-        "files",
-        made.config.display().to_string(),
-        "configuration, with every option explained",
-    );
-    fact(
-        " ",
-        made.identity.display().to_string(),
-        "this node's key: keep it, and keep it here",
-    );
-    fact(
-        " ",
-        made.network.display().to_string(),
-        "the network's secret",
-    );
-    table.print(context)?;
+    context.line(&format!("This gateway is set up for {network}."))?;
+    context.line("")?;
+    let mut facts = Table::bare(&[Align::Left; 2]).indented(2);
+    let mut fact = |what: &str, value: String| facts.row([Cell::new(what, DIM), value.into()]);
+    fact("name", made.name.to_owned());
+    fact("node id", made.node_id.clone());
+    fact("address", made.overlay_address.to_string());
+    fact("network", made.network_id.clone());
+    facts.print(context)?;
+    context.line("")?;
+    let mut files = Table::bare(&[Align::Left; 2]).indented(2);
+    for (path, note) in [
+        (
+            made.config,
+            "the configuration, with every option explained",
+        ),
+        (made.identity, "this node's key, which nobody else may have"),
+        (made.network, "the network's secret"),
+    ] {
+        files.row([path.display().to_string().into(), Cell::new(note, DIM)]);
+    }
+    files.print(context)?;
 
     let dir = dir_option(context);
     let up = context.paint(BOLD, &format!("  weft{dir} up"));

@@ -6,9 +6,9 @@ use serde::Serialize;
 use weft_client::{
     api::Interface,
     config::{Config, DEFAULT_PORT},
-    secrets::NetworkText,
+    secrets::{NetworkText, SecretError},
 };
-use weft_core::identity::NetworkSecret;
+use weft_core::identity::{NetworkSecret, ParseError};
 
 use crate::{
     args::SecretCommand,
@@ -45,12 +45,20 @@ pub(super) fn run(context: &mut Context, command: &SecretCommand) -> Result<(), 
 
 fn load(context: &Context) -> Result<NetworkSecret, Failure> {
     let path = context.layout.network();
-    let text = NetworkText::load(&path).map_err(|error| Failure::Failed(error.to_string()))?;
+    let text = NetworkText::load(&path).map_err(|error| {
+        let hint = match &error {
+            SecretError::Io { error, .. }
+                if error.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                ": run this as root"
+            }
+            _ => "",
+        };
+        Failure::Failed(format!("{error}{hint}"))
+    })?;
     text.as_str()
         .parse()
-        .map_err(|error: weft_core::identity::ParseError| {
-            Failure::Failed(format!("{}: {error}", path.display()))
-        })
+        .map_err(|error: ParseError| Failure::Failed(format!("{}: {error}", path.display())))
 }
 
 pub(super) fn invite(context: &mut Context) -> Result<(), Failure> {

@@ -34,12 +34,17 @@ pub(crate) struct Bucket {
 
 impl Bucket {
     pub(crate) fn new(rate: u32, now: Micros) -> Self {
-        Self { rate, tokens_millionths: u64::from(rate) * 1_000_000, at: now }
+        Self {
+            rate,
+            tokens_millionths: u64::from(rate) * 1_000_000,
+            at: now,
+        }
     }
 
     pub(crate) fn take(&mut self, now: Micros) -> bool {
         let grown = now.since(self.at).0.saturating_mul(self.rate.into());
-        self.tokens_millionths = (self.tokens_millionths.saturating_add(grown)).min(u64::from(self.rate) * 1_000_000);
+        self.tokens_millionths =
+            (self.tokens_millionths.saturating_add(grown)).min(u64::from(self.rate) * 1_000_000);
         self.at = now;
         match self.tokens_millionths.checked_sub(1_000_000) {
             Some(left) => {
@@ -64,8 +69,40 @@ pub(crate) struct Guard {
     all: Bucket,
     secrets: [[u8; 32]; 2],
     secret_at: Option<Micros>,
-    seen: BTreeSet<[u8; 16]>,
-    seen_order: VecDeque<[u8; 16]>,
+    seen: Seen,
+}
+
+/// Remembers the last messages of a kind, so that a repeated one is known.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    set: BTreeSet<[u8; 16]>,
+    order: VecDeque<[u8; 16]>,
+    bound: usize,
+}
+
+impl Seen {
+    pub(crate) fn new(bound: usize) -> Self {
+        Self {
+            set: BTreeSet::new(),
+            order: VecDeque::new(),
+            bound,
+        }
+    }
+
+    pub(crate) fn contains(&self, hash: &[u8; 16]) -> bool {
+        self.set.contains(hash)
+    }
+
+    pub(crate) fn insert(&mut self, hash: [u8; 16]) {
+        if self.set.insert(hash) {
+            self.order.push_back(hash);
+        }
+        if self.order.len() > self.bound
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.set.remove(&oldest);
+        }
+    }
 }
 
 impl Guard {
@@ -76,8 +113,7 @@ impl Guard {
             all: Bucket::new(all, now),
             secrets: [[0; 32]; 2],
             secret_at: None,
-            seen: BTreeSet::new(),
-            seen_order: VecDeque::new(),
+            seen: Seen::new(REMEMBERED),
         }
     }
 
@@ -94,7 +130,10 @@ impl Guard {
             }
         }
         let rate = self.per_source;
-        self.sources.entry(key).or_insert_with(|| Bucket::new(rate, now)).take(now)
+        self.sources
+            .entry(key)
+            .or_insert_with(|| Bucket::new(rate, now))
+            .take(now)
     }
 
     /// Whether more first messages come than are answered without a cookie.
@@ -103,7 +142,12 @@ impl Guard {
     }
 
     /// The cookie for this source address at this time.
-    pub(crate) fn cookie(&mut self, now: Micros, rng: &mut dyn Randomness, source: SocketAddr) -> [u8; 16] {
+    pub(crate) fn cookie(
+        &mut self,
+        now: Micros,
+        rng: &mut dyn Randomness,
+        source: SocketAddr,
+    ) -> [u8; 16] {
         self.rotate(now, rng);
         Self::cookie_under(&self.secrets[0], source)
     }
@@ -143,7 +187,11 @@ impl Guard {
             IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
             IpAddr::V6(v6) => v6.octets(),
         };
-        first16(&derive(secret, "weft cookie of", &[&ip, &source.port().to_be_bytes()]))
+        first16(&derive(
+            secret,
+            "weft cookie of",
+            &[&ip, &source.port().to_be_bytes()],
+        ))
     }
 
     /// Whether this first message came before.
@@ -153,14 +201,7 @@ impl Guard {
 
     /// Remembers a first message as answered.
     pub(crate) fn remember(&mut self, hash: [u8; 16]) {
-        if self.seen.insert(hash) {
-            self.seen_order.push_back(hash);
-        }
-        if self.seen_order.len() > REMEMBERED
-            && let Some(oldest) = self.seen_order.pop_front()
-        {
-            self.seen.remove(&oldest);
-        }
+        self.seen.insert(hash);
     }
 }
 
@@ -201,7 +242,9 @@ mod tests {
     #[test]
     fn the_table_of_sources_is_bounded() {
         let mut guard = Guard::new(1, 100, Micros(0));
-        let admitted = (0..10_000_u32).filter(|i| guard.admit_source(Micros(0), IpAddr::V4((*i).into()))).count();
+        let admitted = (0..10_000_u32)
+            .filter(|i| guard.admit_source(Micros(0), IpAddr::V4((*i).into())))
+            .count();
         assert_eq!(admitted, SOURCES);
         assert!(guard.sources.len() <= SOURCES);
         assert!(guard.admit_source(Micros::from_secs(2), IpAddr::from([99, 9, 9, 9])));
@@ -214,10 +257,15 @@ mod tests {
         let source: SocketAddr = "192.0.2.1:7".parse().unwrap();
         let cookie = guard.cookie(Micros(0), &mut rng, source);
         let mac = cookie_mac(&cookie, b"message");
-        let mut right = |at, source, message: &[u8]| guard.cookie_is_right(at, &mut rng, source, message, &mac);
+        let mut right =
+            |at, source, message: &[u8]| guard.cookie_is_right(at, &mut rng, source, message, &mac);
         assert!(right(Micros(1), source, b"message"));
         assert!(!right(Micros(1), source, b"massage"));
-        assert!(!right(Micros(1), "192.0.2.1:8".parse().unwrap(), b"message"));
+        assert!(!right(
+            Micros(1),
+            "192.0.2.1:8".parse().unwrap(),
+            b"message"
+        ));
         assert!(right(Micros::from_secs(121), source, b"message"));
         assert!(!right(Micros::from_secs(500), source, b"message"));
     }
@@ -226,7 +274,7 @@ mod tests {
     fn the_memory_of_first_messages_is_bounded() {
         let mut guard = Guard::new(1, 1, Micros(0));
         (0..20_000_u32).for_each(|i| guard.remember(message_hash(&i.to_be_bytes())));
-        assert_eq!(guard.seen.len(), REMEMBERED);
+        assert_eq!(guard.seen.set.len(), REMEMBERED);
         assert!(guard.seen(&message_hash(&19_999_u32.to_be_bytes())));
         assert!(!guard.seen(&message_hash(&0_u32.to_be_bytes())));
     }

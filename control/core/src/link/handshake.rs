@@ -33,10 +33,26 @@ const MAX_NOISE: usize = 512;
 /// What a handshake datagram says, without its link header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HandshakeMessage {
-    First { sender: u32, mac: [u8; 16], noise: Vec<u8> },
-    Second { sender: u32, receiver: u32, noise: Vec<u8> },
-    Third { sender: u32, receiver: u32, noise: Vec<u8> },
-    Cookie { receiver: u32, nonce: u64, sealed: [u8; 32] },
+    First {
+        sender: u32,
+        mac: [u8; 16],
+        noise: Vec<u8>,
+    },
+    Second {
+        sender: u32,
+        receiver: u32,
+        noise: Vec<u8>,
+    },
+    Third {
+        sender: u32,
+        receiver: u32,
+        noise: Vec<u8>,
+    },
+    Cookie {
+        receiver: u32,
+        nonce: u64,
+        sealed: [u8; 32],
+    },
 }
 
 impl HandshakeMessage {
@@ -45,13 +61,20 @@ impl HandshakeMessage {
         let kind = reader.u8()?;
         let zero = reader.array::<3>()?;
         if zero != [0; 3] {
-            return Err(WireError::Value { field: "reserved bytes", value: 1 });
+            return Err(WireError::Value {
+                field: "reserved bytes",
+                value: 1,
+            });
         }
         let (sender, receiver) = (reader.u32()?, reader.u32()?);
         let noise = |mut reader: Reader<'_>| {
             let left = reader.left();
             if left > MAX_NOISE {
-                return Err(WireError::TooLong { field: "handshake message", value: left, max: MAX_NOISE });
+                return Err(WireError::TooLong {
+                    field: "handshake message",
+                    value: left,
+                    max: MAX_NOISE,
+                });
             }
             Ok(reader.rest().to_vec())
         };
@@ -59,18 +82,40 @@ impl HandshakeMessage {
             1 => {
                 let mac = reader.array()?;
                 if reader.left() != FIRST_NOISE {
-                    return Err(WireError::Value { field: "first message's length", value: reader.left() as u64 });
+                    return Err(WireError::Value {
+                        field: "first message's length",
+                        value: reader.left() as u64,
+                    });
                 }
-                Ok(Self::First { sender, mac, noise: noise(reader)? })
+                Ok(Self::First {
+                    sender,
+                    mac,
+                    noise: noise(reader)?,
+                })
             }
-            2 => Ok(Self::Second { sender, receiver, noise: noise(reader)? }),
-            3 => Ok(Self::Third { sender, receiver, noise: noise(reader)? }),
+            2 => Ok(Self::Second {
+                sender,
+                receiver,
+                noise: noise(reader)?,
+            }),
+            3 => Ok(Self::Third {
+                sender,
+                receiver,
+                noise: noise(reader)?,
+            }),
             4 => {
-                let cookie = Self::Cookie { receiver, nonce: reader.u64()?, sealed: reader.array()? };
+                let cookie = Self::Cookie {
+                    receiver,
+                    nonce: reader.u64()?,
+                    sealed: reader.array()?,
+                };
                 reader.finish()?;
                 Ok(cookie)
             }
-            value => Err(WireError::Value { field: "handshake message", value: value.into() }),
+            value => Err(WireError::Value {
+                field: "handshake message",
+                value: value.into(),
+            }),
         }
     }
 
@@ -78,16 +123,46 @@ impl HandshakeMessage {
         let mut writer = Writer::with_capacity(512);
         match self {
             Self::First { sender, mac, noise } => {
-                writer.bytes(&[1, 0, 0, 0]).u32(*sender).u32(0).bytes(mac).bytes(noise);
+                writer
+                    .bytes(&[1, 0, 0, 0])
+                    .u32(*sender)
+                    .u32(0)
+                    .bytes(mac)
+                    .bytes(noise);
             }
-            Self::Second { sender, receiver, noise } => {
-                writer.bytes(&[2, 0, 0, 0]).u32(*sender).u32(*receiver).bytes(noise);
+            Self::Second {
+                sender,
+                receiver,
+                noise,
+            } => {
+                writer
+                    .bytes(&[2, 0, 0, 0])
+                    .u32(*sender)
+                    .u32(*receiver)
+                    .bytes(noise);
             }
-            Self::Third { sender, receiver, noise } => {
-                writer.bytes(&[3, 0, 0, 0]).u32(*sender).u32(*receiver).bytes(noise);
+            Self::Third {
+                sender,
+                receiver,
+                noise,
+            } => {
+                writer
+                    .bytes(&[3, 0, 0, 0])
+                    .u32(*sender)
+                    .u32(*receiver)
+                    .bytes(noise);
             }
-            Self::Cookie { receiver, nonce, sealed } => {
-                writer.bytes(&[4, 0, 0, 0]).u32(0).u32(*receiver).u64(*nonce).bytes(sealed);
+            Self::Cookie {
+                receiver,
+                nonce,
+                sealed,
+            } => {
+                writer
+                    .bytes(&[4, 0, 0, 0])
+                    .u32(0)
+                    .u32(*receiver)
+                    .u64(*nonce)
+                    .bytes(sealed);
             }
         }
         writer.finish()
@@ -97,12 +172,17 @@ impl HandshakeMessage {
     pub(crate) fn datagram(&self, key: &TagKey) -> Bytes {
         let body = self.encode();
         let mut datagram = Vec::with_capacity(weft_abi::LINK_LEN + body.len());
-        datagram.extend_from_slice(&weft_abi::link_word(Kind::Handshake, 0, Slot(0), 0).to_le_bytes());
+        datagram
+            .extend_from_slice(&weft_abi::link_word(Kind::Handshake, 0, Slot(0), 0).to_le_bytes());
         datagram.extend_from_slice(&[0; 8]);
         datagram.extend_from_slice(&body);
-        let tag = datagram.first_chunk::<{ weft_abi::FIXED_LEN }>().map(|fixed| {
-            weft_abi::Fixed::read(fixed).expected_tag(key.words(), datagram.len() as u32).to_le_bytes()
-        });
+        let tag = datagram
+            .first_chunk::<{ weft_abi::FIXED_LEN }>()
+            .map(|fixed| {
+                weft_abi::Fixed::read(fixed)
+                    .expected_tag(key.words(), datagram.len() as u32)
+                    .to_le_bytes()
+            });
         if let Some(tag) = tag {
             datagram[weft_abi::TAG_OFFSET..weft_abi::LINK_LEN].copy_from_slice(&tag);
         }
@@ -138,7 +218,12 @@ pub(crate) struct Info {
 impl Info {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut writer = Writer::with_capacity(INFO_PAYLOAD);
-        writer.node_id(&self.node).u32(self.link.0).u16(self.slot.0).u16(self.mtu).text(&self.name);
+        writer
+            .node_id(&self.node)
+            .u32(self.link.0)
+            .u16(self.slot.0)
+            .u16(self.mtu)
+            .text(&self.name);
         let mut payload = writer.finish();
         payload.resize(INFO_PAYLOAD, 0);
         payload
@@ -155,7 +240,10 @@ impl Info {
                 .map_err(|_| WireError::Text("name"))?,
         };
         if info.slot.0 == 0 {
-            return Err(WireError::Value { field: "slot", value: 0 });
+            return Err(WireError::Value {
+                field: "slot",
+                value: 0,
+            });
         }
         Ok(info)
     }
@@ -173,7 +261,11 @@ pub(crate) struct LinkKeys {
 impl LinkKeys {
     /// From the split of a finished handshake, as initiator or responder.
     pub(crate) fn new(split: &(Zeroizing<[u8; 32]>, Zeroizing<[u8; 32]>), initiator: bool) -> Self {
-        let (tx, rx) = if initiator { (&split.0, &split.1) } else { (&split.1, &split.0) };
+        let (tx, rx) = if initiator {
+            (&split.0, &split.1)
+        } else {
+            (&split.1, &split.0)
+        };
         let tag = |key: &[u8; 32]| {
             let hash = Zeroizing::new(derive(key, "weft link tag", &[]));
             let mut tag = [0; 16];
@@ -203,17 +295,36 @@ mod tests {
 
     fn messages() -> Vec<HandshakeMessage> {
         vec![
-            HandshakeMessage::First { sender: 1, mac: [2; 16], noise: vec![3; FIRST_NOISE] },
-            HandshakeMessage::Second { sender: 1, receiver: 2, noise: vec![3; 256] },
-            HandshakeMessage::Third { sender: 1, receiver: 2, noise: vec![3; 224] },
-            HandshakeMessage::Cookie { receiver: 2, nonce: 3, sealed: [4; 32] },
+            HandshakeMessage::First {
+                sender: 1,
+                mac: [2; 16],
+                noise: vec![3; FIRST_NOISE],
+            },
+            HandshakeMessage::Second {
+                sender: 1,
+                receiver: 2,
+                noise: vec![3; 256],
+            },
+            HandshakeMessage::Third {
+                sender: 1,
+                receiver: 2,
+                noise: vec![3; 224],
+            },
+            HandshakeMessage::Cookie {
+                receiver: 2,
+                nonce: 3,
+                sealed: [4; 32],
+            },
         ]
     }
 
     #[test]
     fn messages_survive() {
         for message in messages() {
-            assert_eq!(HandshakeMessage::decode(&message.encode()).unwrap(), message);
+            assert_eq!(
+                HandshakeMessage::decode(&message.encode()).unwrap(),
+                message
+            );
         }
     }
 
@@ -227,17 +338,35 @@ mod tests {
             name: "gw".into(),
         };
         assert_eq!(Info::decode(&info.encode()).unwrap(), info);
-        let longer = Info { name: "x".repeat(MAX_NAME), ..info };
+        let longer = Info {
+            name: "x".repeat(MAX_NAME),
+            ..info
+        };
         assert_eq!(longer.encode().len(), INFO_PAYLOAD);
         assert_eq!(Info::decode(&longer.encode()).unwrap(), longer);
     }
 
     #[test]
     fn no_answer_is_longer_than_a_first_message() {
-        let first = HandshakeMessage::First { sender: 1, mac: [0; 16], noise: vec![0; FIRST_NOISE] }.encode().len();
+        let first = HandshakeMessage::First {
+            sender: 1,
+            mac: [0; 16],
+            noise: vec![0; FIRST_NOISE],
+        }
+        .encode()
+        .len();
         let second = 12 + 32 + 48 + INFO_PAYLOAD + 16;
         assert!(second < first);
-        assert!(HandshakeMessage::Cookie { receiver: 0, nonce: 0, sealed: [0; 32] }.encode().len() < first);
+        assert!(
+            HandshakeMessage::Cookie {
+                receiver: 0,
+                nonce: 0,
+                sealed: [0; 32]
+            }
+            .encode()
+            .len()
+                < first
+        );
     }
 
     proptest! {

@@ -46,7 +46,9 @@ impl Outbox {
     }
 
     pub(crate) fn pop(&mut self) -> Option<Output> {
-        self.queue.pop_front().or_else(|| std::mem::take(&mut self.state_changed).then_some(Output::StateChanged))
+        self.queue
+            .pop_front()
+            .or_else(|| std::mem::take(&mut self.state_changed).then_some(Output::StateChanged))
     }
 
     pub(crate) fn counters(&self) -> &BTreeMap<&'static str, u64> {
@@ -77,7 +79,14 @@ impl Context<'_> {
     /// A time between three quarters and five quarters of this one.
     pub(crate) fn jittered(&mut self, time: Micros) -> Micros {
         let spread = time.0 / 2;
-        Micros(time.0 - time.0 / 4 + if spread == 0 { 0 } else { self.random_u64() % spread })
+        Micros(
+            time.0 - time.0 / 4
+                + if spread == 0 {
+                    0
+                } else {
+                    self.random_u64() % spread
+                },
+        )
     }
 }
 
@@ -90,7 +99,10 @@ pub(crate) struct Deadlines<K> {
 
 impl<K> Default for Deadlines<K> {
     fn default() -> Self {
-        Self { by_key: BTreeMap::new(), by_time: std::collections::BTreeSet::new() }
+        Self {
+            by_key: BTreeMap::new(),
+            by_time: std::collections::BTreeSet::new(),
+        }
     }
 }
 

@@ -24,7 +24,13 @@ struct Allocator {
 
 impl Allocator {
     fn new(first: u32, last: u32) -> Self {
-        Self { first, last, cursor: first, used: BTreeSet::new(), resting: VecDeque::new() }
+        Self {
+            first,
+            last,
+            cursor: first,
+            used: BTreeSet::new(),
+            resting: VecDeque::new(),
+        }
     }
 
     fn capacity(&self) -> usize {
@@ -37,11 +43,19 @@ impl Allocator {
         }
         // Walks over runs of used numbers; there is a free one, so it ends.
         while self.used.contains(&self.cursor) {
-            self.cursor = if self.cursor == self.last { self.first } else { self.cursor + 1 };
+            self.cursor = if self.cursor == self.last {
+                self.first
+            } else {
+                self.cursor + 1
+            };
         }
         let number = self.cursor;
         self.used.insert(number);
-        self.cursor = if number == self.last { self.first } else { number + 1 };
+        self.cursor = if number == self.last {
+            self.first
+        } else {
+            number + 1
+        };
         Some(number)
     }
 
@@ -107,17 +121,22 @@ impl Forwarding {
     /// Gives back what has rested.
     pub(crate) fn handle_timeout(&mut self, now: Micros, out: &mut Outbox) {
         while let Some(slot) = self.slots.rested(now) {
-            out.push(Output::Dataplane(DataplaneOp::RemoveSlot { slot: Slot(slot as u16) }));
+            out.push(Output::Dataplane(DataplaneOp::RemoveSlot {
+                slot: Slot(slot as u16),
+            }));
         }
         while let Some(index) = self.next_hops.rested(now) {
-            out.push(Output::Dataplane(DataplaneOp::RemoveNextHop { index: NextHopIndex(index) }));
+            out.push(Output::Dataplane(DataplaneOp::RemoveNextHop {
+                index: NextHopIndex(index),
+            }));
         }
         while self.labels.rested(now).is_some() || self.groups.rested(now).is_some() {}
     }
 
-    /// Reserves a slot; it stands in the tables from [`Self::add_slot`] on.
-    pub(crate) fn reserve_slot(&mut self) -> Option<Slot> {
-        self.slots.next_free().map(|slot| Slot(slot as u16))
+    /// Reserves a slot; it stands in the tables from [`Self::add_slot`] on. Chosen at random, so that after a restart
+    /// without a snapshot what neighbours still send to old slots hardly meets new ones.
+    pub(crate) fn reserve_slot(&mut self, rng: &mut dyn Randomness) -> Option<Slot> {
+        self.slots.random_free(rng).map(|slot| Slot(slot as u16))
     }
 
     pub(crate) fn claim_slot(&mut self, slot: Slot) -> bool {
@@ -137,7 +156,12 @@ impl Forwarding {
         path: UnderlayPath,
         echo: Option<NextHopIndex>,
     ) {
-        out.push(Output::Dataplane(DataplaneOp::AddSlot { slot, key, path, echo }));
+        out.push(Output::Dataplane(DataplaneOp::AddSlot {
+            slot,
+            key,
+            path,
+            echo,
+        }));
     }
 
     /// Nothing comes on it any more; it is removed when it has rested.
@@ -160,7 +184,10 @@ impl Forwarding {
 
     /// Stops its use at once; the index is removed when it has rested.
     pub(crate) fn retire_next_hop(&mut self, now: Micros, out: &mut Outbox, index: NextHopIndex) {
-        out.push(Output::Dataplane(DataplaneOp::SetNextHopUp { index, up: false }));
+        out.push(Output::Dataplane(DataplaneOp::SetNextHopUp {
+            index,
+            up: false,
+        }));
         self.next_hops.rest(index.0, now + self.rest);
     }
 
@@ -174,7 +201,10 @@ impl Forwarding {
 
     pub(crate) fn free_group(&mut self, now: Micros, out: &mut Outbox, group: GroupIndex) {
         let none = (NextHopIndex(0), NextHopIndex(0));
-        out.push(Output::Dataplane(DataplaneOp::SetGroup { group, buckets: [none; 16] }));
+        out.push(Output::Dataplane(DataplaneOp::SetGroup {
+            group,
+            buckets: [none; 16],
+        }));
         self.groups.rest(group.0, now + self.rest);
     }
 
@@ -198,7 +228,10 @@ impl Forwarding {
     }
 
     pub(crate) fn free_label(&mut self, now: Micros, out: &mut Outbox, label: Label) {
-        out.push(Output::Dataplane(DataplaneOp::SetLabel { label, entry: LfibEntry::default() }));
+        out.push(Output::Dataplane(DataplaneOp::SetLabel {
+            label,
+            entry: LfibEntry::default(),
+        }));
         self.labels.rest(label.0, now + self.rest);
     }
 }
@@ -212,7 +245,9 @@ mod tests {
     fn numbers_rest_before_reuse() {
         let mut allocator = Allocator::new(16, 18);
         let mut rng = Seeded(1, 0);
-        let taken: BTreeSet<_> = (0..3).filter_map(|_| allocator.random_free(&mut rng)).collect();
+        let taken: BTreeSet<_> = (0..3)
+            .filter_map(|_| allocator.random_free(&mut rng))
+            .collect();
         assert_eq!(taken, BTreeSet::from([16, 17, 18]));
         assert_eq!(allocator.random_free(&mut rng), None);
         allocator.rest(17, Micros(10));

@@ -1,6 +1,21 @@
-//! End-to-end sessions.
+//! End-to-end sessions: Noise IK between the two ends of a path, carried in LSP signalling, renewed inside itself.
+//!
+//! A session has one index for its whole life; each handshake (the first, a rekey, a new one after a restart of the
+//! peer) gives it another *epoch* of keys. The responder adds an epoch to receive only and sends under it when the
+//! initiator has shown to have the keys: a replayed first message leads to nothing but a half-open epoch that expires,
+//! and never displaces one in use. The AEAD of the data path is the responder's choice, which the initiator recomputes
+//! from both sides' capabilities, all under the handshake's own encryption: nobody between can lower it.
+
+mod handshake;
+mod message;
+mod oam;
+mod opening;
+mod paths;
+mod table;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
+
+pub(crate) use self::table::{Mesh, Sessions};
 
 /// Keys of one epoch of a session, for the data path. 32 bytes each whatever the cipher. Wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]

@@ -456,7 +456,7 @@ impl Leg<'_> {
             if delay > bounds[at as usize].0 {
                 continue;
             }
-            for (from, least) in self.into_edges(at) {
+            for (from, least) in self.edges_into(at) {
                 let sum = delay.saturating_add(least);
                 if sum < bounds[from as usize].0 {
                     bounds[from as usize].0 = sum;
@@ -469,7 +469,7 @@ impl Leg<'_> {
             hops += 1;
             let mut next = Vec::new();
             for at in frontier {
-                for (from, _) in self.into_edges(at) {
+                for (from, _) in self.edges_into(at) {
                     if bounds[from as usize].1 == usize::MAX {
                         bounds[from as usize].1 = hops;
                         next.push(from);
@@ -482,7 +482,7 @@ impl Leg<'_> {
     }
 
     /// Usable edges into a node with the least delay of their links (0 where delay does not matter).
-    fn into_edges(&self, at: u32) -> impl Iterator<Item = (u32, u64)> + '_ {
+    fn edges_into(&self, at: u32) -> impl Iterator<Item = (u32, u64)> + '_ {
         let timed = self.constraints.max_delay_us.is_some();
         self.graph.node(at).into.iter().filter_map(move |&from| {
             // The search never passes the destination, nor anything it may not enter.

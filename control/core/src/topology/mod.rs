@@ -8,6 +8,7 @@ pub mod flooding;
 pub mod graph;
 pub mod lsa;
 pub mod lsdb;
+mod peer;
 mod reconcile;
 pub mod why;
 

@@ -7,7 +7,6 @@ pub mod counters;
 pub mod crypto;
 pub mod icmp;
 pub mod packet;
-pub mod receive;
 pub mod session;
 pub mod udp;
 pub mod window;

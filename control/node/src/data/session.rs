@@ -127,12 +127,19 @@ pub struct Session {
     pub counters: Arc<SessionCounters>,
     /// Keys, oldest first.
     epochs: Vec<Arc<Epoch>>,
+    /// The keys to send with.
+    sending: Option<Arc<Epoch>>,
 }
 
 impl Session {
     /// The keys to send with.
-    pub fn newest(&self) -> Option<&Arc<Epoch>> {
-        self.epochs.last()
+    pub fn sending(&self) -> Option<&Arc<Epoch>> {
+        self.sending.as_ref()
+    }
+
+    /// Whether traffic can leave.
+    pub fn can_send(&self) -> bool {
+        self.ingress.is_some() && self.sending.is_some()
     }
 
     /// The keys of an epoch.
@@ -295,6 +302,7 @@ impl Store {
                     sources: self.sources(peer),
                     counters: Arc::default(),
                     epochs: vec![],
+                    sending: None,
                 };
                 self.sessions.insert(session, (installed, vec![]));
             }
@@ -317,9 +325,18 @@ impl Store {
                     session.epochs.drain(..excess);
                 }
             }
+            SessionOp::UseEpoch { session, epoch } => {
+                if let Some((session, _)) = self.sessions.get_mut(&session) {
+                    session.sending = session.epoch(epoch).cloned();
+                }
+            }
             SessionOp::DropEpoch { session, epoch } => {
                 if let Some((session, _)) = self.sessions.get_mut(&session) {
                     session.epochs.retain(|old| old.number != epoch);
+                    session.sending = session
+                        .sending
+                        .take()
+                        .filter(|sending| sending.number != epoch);
                 }
             }
             SessionOp::SetDelivery { session, labels } => {
@@ -355,6 +372,16 @@ impl Store {
         }
     }
 
+    /// A session as it stands, published or not.
+    pub fn session(&self, index: SessionIndex) -> Option<&Session> {
+        self.sessions.get(&index).map(|(session, _)| session)
+    }
+
+    /// All sessions as they stand.
+    pub fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.values().map(|(session, _)| session)
+    }
+
     /// The destinations.
     pub fn routes(&self) -> &[RouteEntry] {
         &self.routes
@@ -378,12 +405,7 @@ impl Store {
             let session = Arc::new(session.clone());
             table.by_index.insert(session.index, session.clone());
             // While two ends set up at once there may be two: the one that can send is preferred, then the newer.
-            let rank = |session: &Session| {
-                (
-                    session.ingress.is_some() && session.newest().is_some(),
-                    session.index,
-                )
-            };
+            let rank = |session: &Session| (session.can_send(), session.index);
             let preferred = table
                 .by_address
                 .get(&session.address)
@@ -483,6 +505,7 @@ mod tests {
             epoch: 0,
             keys: keys(2),
         });
+        store.apply(SessionOp::UseEpoch { session, epoch: 0 });
         store.apply(SessionOp::SetDelivery {
             session,
             labels: vec![Label(77)],
@@ -498,7 +521,7 @@ mod tests {
         });
         let table = store.publish().unwrap();
         let found = table.delivered_on(77).unwrap();
-        assert_eq!(found.newest().unwrap().number, 0);
+        assert_eq!(found.sending().unwrap().number, 0);
 
         for number in [255, 0] {
             let epoch = found.epoch(number).unwrap();

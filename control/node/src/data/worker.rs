@@ -14,20 +14,22 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use weft_abi::{DropReason, Kind, Label, LabelEntry, NextHopIndex, Slot, Tables, select, stamp};
-use weft_core::io::{SessionIndex, UnderlayPath};
+use weft_abi::{DropReason, Kind, Label, LabelEntry, NextHopIndex, Slot};
+use weft_core::io::{Exception, ForwardMode, SessionIndex, UnderlayPath};
 
 use super::{
     counters::{Counter, Counters},
     crypto,
     icmp::{self, Limiter, Problem},
     packet::{Inner, Lanes, combine_ecn},
-    receive::{Outcome, UserCounters, receive},
-    session::{CLASS_BIT, EPOCH_SHIFT, OpenError, Session, Table, Target},
+    session::{CLASS_BIT, EPOCH_SHIFT, OpenError, Table, Target},
     udp::{Address, BUFFER, RxBatch, Sent, Socket, TxBatch},
     window::Refusal,
 };
-use crate::tun::Queue;
+use crate::{
+    dataplane::{Received, SharedTables},
+    tun::Queue,
+};
 
 /// Bytes before the inner packet: link header, label, session counter.
 pub const HEAD: usize = 28;
@@ -84,13 +86,7 @@ pub enum Up {
         /// Its session counter.
         counter: u64,
         /// Why.
-        reason: DropReason,
-        /// The next hop's MTU, where that is why.
-        mtu: u16,
-        /// Interface it came in on.
-        interface: u32,
-        /// Whether the kernel would have forwarded it.
-        by_kernel: bool,
+        exception: Exception,
     },
     /// A message of the core.
     SessionMessage {
@@ -98,6 +94,8 @@ pub enum Up {
         session: SessionIndex,
         /// Label it came on.
         label: Label,
+        /// AEAD counter it came under.
+        counter: u64,
         /// Plaintext.
         message: Bytes,
     },
@@ -109,20 +107,19 @@ pub enum Up {
 }
 
 /// What all workers share with the control loop.
-#[derive(Debug)]
-pub struct Shared<T> {
+pub struct Shared {
     /// The forwarding tables.
-    pub tables: Arc<T>,
+    pub tables: Arc<SharedTables>,
     /// Sessions and routes.
     pub sessions: ArcSwap<Table>,
     /// Where next hops send to, by index.
     pub hops: ArcSwap<Vec<Option<Address>>>,
     /// Local addresses that datagrams may come to.
     pub listening: ArcSwap<Vec<IpAddr>>,
+    /// How labelled packets that arrive on an interface are forwarded; user space where it is not named.
+    pub modes: ArcSwap<HashMap<u32, ForwardMode>>,
     /// Counters of sessions.
     pub counters: Counters,
-    /// Counters of the decision in user space.
-    pub user: UserCounters,
     /// Flow to lane.
     pub lanes: Lanes,
     /// Our UDP port.
@@ -135,7 +132,13 @@ pub struct Shared<T> {
     pub stop: AtomicBool,
 }
 
-impl<T: Tables> Shared<T> {
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shared")
+    }
+}
+
+impl Shared {
     fn hand_up(&self, up: Up) {
         match self.up.try_send(up) {
             Ok(()) => {
@@ -210,8 +213,8 @@ enum Refused {
 
 /// One thread of the data path.
 #[derive(Debug)]
-pub struct Worker<T> {
-    shared: Arc<Shared<T>>,
+pub struct Worker {
+    shared: Arc<Shared>,
     tun: Option<Queue>,
     sockets: Arc<Vec<Socket>>,
     wake: Arc<Wake>,
@@ -226,12 +229,12 @@ pub struct Worker<T> {
 }
 
 // SAFETY: `seen` is only compared, never followed; everything else is Send.
-unsafe impl<T: Send + Sync> Send for Worker<T> {}
+unsafe impl Send for Worker {}
 
-impl<T: Tables + Send + Sync + 'static> Worker<T> {
+impl Worker {
     /// A worker; it begins with [`Worker::run`].
     pub fn new(
-        shared: Arc<Shared<T>>,
+        shared: Arc<Shared>,
         tun: Option<Queue>,
         sockets: Arc<Vec<Socket>>,
         wake: Arc<Wake>,
@@ -389,7 +392,7 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
         let mut done = vec![];
         for (&node, waiting) in &mut self.waiting {
             let ready =
-                matches!(table.target(node.into()), Target::Session(session) if can_send(session));
+                matches!(table.target(node.into()), Target::Session(session) if session.can_send());
             if ready || now.saturating_duration_since(waiting.since) > PATIENCE {
                 done.push((node, ready));
             } else if now.saturating_duration_since(waiting.reminded) > REMIND {
@@ -435,6 +438,7 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
         shared.counters.add(Counter::UdpRx, count as u64);
         let table = shared.sessions.load();
         let listening = shared.listening.load();
+        let modes = shared.modes.load();
         for index in 0..count {
             let (meta, payload) = self.rx.get_mut(index);
             if meta.truncated {
@@ -445,27 +449,35 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
                 shared.counters.one(Counter::NotListening);
                 continue;
             }
-            let (outcome, by_kernel) = receive(&*shared.tables, &shared.user, payload);
+            let mode = modes
+                .get(&meta.interface)
+                .copied()
+                .unwrap_or(ForwardMode::UserSpace);
+            let received = shared.tables.receive(payload, mode);
             let path = || UnderlayPath {
                 local: SocketAddr::new(meta.local, shared.port),
                 remote: meta.source,
             };
-            match outcome {
-                Outcome::Handshake => {
+            match received {
+                Received::Handshake => {
                     shared.hand_up(Up::Handshake {
                         path: path(),
                         datagram: Bytes::copy_from_slice(payload),
                     });
                 }
-                Outcome::Control(slot) => {
+                Received::Control { slot } => {
+                    let body = payload
+                        .get(16..)
+                        .map(Bytes::copy_from_slice)
+                        .unwrap_or_default();
                     shared.hand_up(Up::Control {
                         slot,
                         path: path(),
-                        body: Bytes::copy_from_slice(&payload[16..]),
+                        body,
                     });
                 }
-                Outcome::ProbeReply(slot) => {
-                    if let Some(body) = payload[16..].first_chunk() {
+                Received::ProbeReply { slot } => {
+                    if let Some(body) = payload.get(16..).and_then(<[u8]>::first_chunk) {
                         shared.hand_up(Up::ProbeEcho {
                             slot,
                             path: path(),
@@ -473,68 +485,61 @@ impl<T: Tables + Send + Sync + 'static> Worker<T> {
                         });
                     }
                 }
-                Outcome::Exception {
+                Received::Exception {
                     slot,
                     label,
                     counter,
-                    reason,
-                    mtu,
+                    exception,
                 } => {
-                    let interface = meta.interface;
                     shared.hand_up(Up::Exception {
                         slot,
                         label,
                         counter,
-                        reason,
-                        mtu,
-                        interface,
-                        by_kernel,
+                        exception,
                     });
                 }
-                Outcome::Send { next_hop, start } => {
-                    let Some(address) = shared.hop(next_hop) else {
-                        shared.counters.one(Counter::NoNextHop);
-                        continue;
-                    };
-                    let packet = &payload[start..];
+                Received::Forward {
+                    next_hop,
+                    start,
+                    local,
+                    remote,
+                } => {
+                    let interface = shared.hop(next_hop).map_or(0, |address| address.interface);
+                    let packet = payload.get(start..).unwrap_or_default();
                     self.tx.buffer()[..packet.len()].copy_from_slice(packet);
-                    self.tx.commit(packet.len(), address, meta.tos);
+                    self.tx.commit(
+                        packet.len(),
+                        Address {
+                            remote,
+                            local: local.ip(),
+                            interface,
+                        },
+                        meta.tos,
+                    );
                     shared.counters.one(Counter::Forwarded);
                     if self.tx.is_full() {
                         shared.count_sent(self.tx.flush(&self.sockets));
                     }
                 }
-                Outcome::Deliver { label, session_at } => {
-                    if let Err(counter) = deliver(
-                        &shared,
-                        &table,
-                        self.tun.as_ref(),
-                        payload,
-                        label,
-                        session_at,
-                        meta.tos,
-                    ) {
+                Received::Deliver {
+                    label, session_at, ..
+                } => {
+                    let tun = self.tun.as_ref();
+                    if let Err(counter) =
+                        deliver(&shared, &table, tun, payload, label, session_at, meta.tos)
+                    {
                         shared.counters.one(counter);
                     }
                 }
-                Outcome::Drop(_) => {}
+                Received::Dropped(_) => {}
             }
         }
         self.flush();
     }
 }
 
-fn can_send(session: &Session) -> bool {
-    session.ingress.is_some() && session.newest().is_some()
-}
-
 /// Encrypts and labels the inner packet that stands at [`HEAD`] in the next transmit buffer.
-fn send<T: Tables>(
-    shared: &Shared<T>,
-    table: &Table,
-    tx: &mut TxBatch,
-    len: usize,
-) -> Result<(), Refused> {
+fn send(shared: &Shared, table: &Table, tx: &mut TxBatch, len: usize) -> Result<(), Refused> {
     let buffer = tx.buffer();
     let inner = Inner::parse(&buffer[HEAD..HEAD + len]).ok_or(Refused::Drop(Counter::Malformed))?;
     if inner.destination.is_multicast() {
@@ -550,7 +555,7 @@ fn send<T: Tables>(
     if !table.is_behind_us(inner.source) {
         return Err(Refused::Drop(Counter::InnerSource));
     }
-    let (Some(ingress), Some(epoch)) = (session.ingress, session.newest()) else {
+    let (Some(ingress), Some(epoch)) = (session.ingress, session.sending()) else {
         return Err(Refused::Wait(session.address, inner.destination));
     };
     if len > usize::from(ingress.inner_mtu) {
@@ -560,8 +565,9 @@ fn send<T: Tables>(
         ));
     }
     let lane = shared.lanes.lane(&buffer[HEAD..HEAD + len]);
-    let next_hop = select(&*shared.tables, ingress.group, lane)
-        .map(NextHopIndex)
+    let next_hop = shared
+        .tables
+        .select(ingress.group, lane)
         .ok_or(Refused::Answer(Counter::NoNextHop, Problem::Unreachable))?;
     let address = shared
         .hop(next_hop)
@@ -571,7 +577,7 @@ fn send<T: Tables>(
         .seal(&mut buffer[HEAD..], len)
         .ok_or(Refused::Drop(Counter::Exhausted))?;
     finish(
-        &*shared.tables,
+        &shared.tables,
         buffer,
         next_hop,
         lane,
@@ -593,8 +599,8 @@ fn send<T: Tables>(
 
 /// Label entry, session counter, link header.
 #[expect(clippy::too_many_arguments, reason = "the fields of the header")]
-pub(crate) fn finish<T: Tables>(
-    tables: &T,
+pub(crate) fn finish(
+    tables: &SharedTables,
     buffer: &mut [u8],
     next_hop: NextHopIndex,
     lane: u8,
@@ -609,13 +615,12 @@ pub(crate) fn finish<T: Tables>(
     };
     head[16..20].copy_from_slice(&LabelEntry::new(label, 0, true, ttl).to_bytes());
     head[20..28].copy_from_slice(&counter.to_be_bytes());
-    stamp(tables, next_hop, lane, Kind::Labelled, datagram)?;
-    Ok(())
+    tables.stamp(next_hop, lane, Kind::Labelled, datagram)
 }
 
 /// Decrypts what an LSP delivered and passes it on.
-fn deliver<T: Tables>(
-    shared: &Shared<T>,
+fn deliver(
+    shared: &Shared,
     table: &Table,
     tun: Option<&Queue>,
     payload: &mut [u8],
@@ -650,6 +655,7 @@ fn deliver<T: Tables>(
         shared.hand_up(Up::SessionMessage {
             session: session.index,
             label,
+            counter,
             message,
         });
         return Ok(());

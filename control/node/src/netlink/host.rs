@@ -68,7 +68,7 @@ pub struct Host {
     pub links: BTreeMap<u32, Link>,
     /// All of them.
     pub addresses: Vec<HostAddress>,
-    neighbours: HashMap<(u32, IpAddr), Mac>,
+    pub(crate) neighbours: HashMap<(u32, IpAddr), Mac>,
 }
 
 impl Host {

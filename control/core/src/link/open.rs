@@ -1,0 +1,823 @@
+//! Opening links: the handshake as initiator and as responder, over datagrams, link control (rekey) and the mesh.
+
+use std::fmt;
+
+use snow::HandshakeState;
+use weft_abi::{Slot, TagKey};
+
+use super::{
+    Dial, LinkEvent, Links, Neighbour, Timer,
+    guard::{cookie_mac, message_hash},
+    handshake::{HandshakeMessage, Info, LinkKeys, claimed_node, first_payload},
+    state::{Link, LinkKey, MIN_MTU, Third},
+};
+use crate::{
+    identity::NodeId,
+    io::{DataplaneOp, Micros, Output, UnderlayPath},
+    message::{Message, RoutedBody},
+    node::{Config, Event, context::Context, views::PeerSource},
+    noise::{self, Pattern, Setup},
+};
+
+/// A handshake somebody else began is forgotten after this.
+const HALF_OPEN: Micros = Micros::from_secs(10);
+/// Retransmissions of one first message before a fresh one is made.
+const FIRST_ATTEMPTS: u32 = 5;
+/// Copies of a second message sent for copies of the same first one.
+const SECOND_COPIES: u32 = 8;
+/// A link whose third message stays without a sign is given up after this.
+pub(super) const UNCONFIRMED: Micros = Micros::from_secs(10);
+const PROLOGUE: &[u8] = b"weft link 1";
+
+/// The way a handshake message came or goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// In a datagram between these addresses.
+    Datagram(UnderlayPath),
+    /// In the control channel of an existing link (rekey).
+    Link(LinkKey),
+    /// Over the mesh.
+    Routed,
+}
+
+/// A handshake begun here that awaits its second message.
+pub(super) struct Initiating {
+    via: Via,
+    key: LinkKey,
+    state: Box<HandshakeState>,
+    noise: Vec<u8>,
+    mac: [u8; 16],
+    attempts: u32,
+    cookies: u32,
+    wait: Micros,
+}
+
+impl Initiating {
+    pub(super) fn via_link(&self) -> Option<LinkKey> {
+        if let Via::Link(key) = self.via {
+            Some(key)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn is_on(&self, path: &UnderlayPath) -> bool {
+        self.via == Via::Datagram(*path)
+    }
+
+    fn ephemeral(&self) -> &[u8] {
+        &self.noise[..32]
+    }
+}
+
+impl fmt::Debug for Initiating {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Initiating")
+            .field("via", &self.via)
+            .field("attempts", &self.attempts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A handshake begun by another that awaits its third message.
+pub(super) struct Responding {
+    hash: [u8; 16],
+    via: Via,
+    path: UnderlayPath,
+    key: LinkKey,
+    slot: Slot,
+    state: Box<HandshakeState>,
+    second: HandshakeMessage,
+    claimed: Option<NodeId>,
+    copies: u32,
+}
+
+impl Responding {
+    pub(super) fn via_link(&self) -> Option<LinkKey> {
+        if let Via::Link(key) = self.via {
+            Some(key)
+        } else {
+            None
+        }
+    }
+}
+
+impl fmt::Debug for Responding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Responding")
+            .field("via", &self.via)
+            .field("slot", &self.slot)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a finished handshake is about.
+struct Agreed {
+    path: UnderlayPath,
+    key: LinkKey,
+    slot: Slot,
+    info: Info,
+    keys: LinkKeys,
+    third: Option<Third>,
+}
+
+fn setup<'a>(config: &'a Config, psk: &'a [u8; 32], prologue: &'a [u8]) -> Setup<'a> {
+    Setup {
+        pattern: Pattern::Link,
+        prologue,
+        identity: Some(&config.identity),
+        remote: None,
+        psk: Some(psk),
+    }
+}
+
+fn prologue(context: &Context<'_>) -> Vec<u8> {
+    [PROLOGUE, &context.config.network.network_id().0].concat()
+}
+
+impl Links {
+    /// A handshake message, in whatever way it came.
+    pub(crate) fn handle_handshake(&mut self, context: &mut Context<'_>, via: Via, bytes: &[u8]) {
+        if self.closing {
+            return;
+        }
+        match HandshakeMessage::decode(bytes) {
+            Err(_) => context.out.count("handshake_malformed"),
+            Ok(HandshakeMessage::First { sender, mac, noise }) => {
+                self.on_first(context, via, sender, &mac, &noise)
+            }
+            Ok(HandshakeMessage::Second {
+                sender,
+                receiver,
+                noise,
+            }) => {
+                self.on_second(context, via, sender, receiver, &noise);
+            }
+            Ok(HandshakeMessage::Third {
+                receiver, noise, ..
+            }) => self.on_third(context, receiver, &noise),
+            Ok(HandshakeMessage::Cookie {
+                receiver,
+                nonce,
+                sealed,
+            }) => {
+                self.on_cookie(context, receiver, nonce, &sealed);
+            }
+        }
+    }
+
+    fn unused_index(&self, context: &mut Context<'_>) -> u32 {
+        loop {
+            let index = context.random_u32();
+            if index != 0
+                && !self.initiating.contains_key(&index)
+                && !self.responding.contains_key(&index)
+            {
+                return index;
+            }
+        }
+    }
+
+    fn unused_key(&self, context: &mut Context<'_>) -> LinkKey {
+        loop {
+            let key = LinkKey(context.random_u32());
+            if key.0 != 0 && !self.links.contains_key(&key) {
+                return key;
+            }
+        }
+    }
+
+    /// Begins a handshake, if none is under way there.
+    pub(super) fn initiate(&mut self, context: &mut Context<'_>, via: Via) {
+        if self.closing || self.initiating.values().any(|i| i.via == via) {
+            return;
+        }
+        let (psk, prologue) = (context.config.network.psk(), prologue(context));
+        let config = context.config;
+        let Ok(mut state) = setup(config, &psk, &prologue).initiator(context.rng) else {
+            return;
+        };
+        let Ok(noise) = noise::write(&mut state, &first_payload(&config.identity.id())) else {
+            return;
+        };
+        let index = self.unused_index(context);
+        let key = match via {
+            Via::Link(key) => key,
+            _ => self.unused_key(context),
+        };
+        let wait = config.timers.handshake_retry;
+        let state = Box::new(state);
+        self.initiating.insert(
+            index,
+            Initiating {
+                via,
+                key,
+                state,
+                noise,
+                mac: [0; 16],
+                attempts: 0,
+                cookies: 0,
+                wait,
+            },
+        );
+        self.send_first(context, index);
+    }
+
+    fn send_first(&mut self, context: &mut Context<'_>, index: u32) {
+        let Some(initiating) = self.initiating.get_mut(&index) else {
+            return;
+        };
+        initiating.attempts += 1;
+        let message = HandshakeMessage::First {
+            sender: index,
+            mac: initiating.mac,
+            noise: initiating.noise.clone(),
+        };
+        let (via, wait) = (initiating.via, initiating.wait);
+        initiating.wait = Micros(wait.0 * 2).min(context.config.timers.handshake_retry_max);
+        let wait = context.jittered(wait);
+        self.deadlines
+            .set(Timer::Initiating(index), context.now + wait);
+        context.out.count("handshakes_sent");
+        self.send_handshake(context, via, None, &message);
+    }
+
+    pub(super) fn on_initiating_timer(&mut self, context: &mut Context<'_>, index: u32) {
+        let Some(initiating) = self.initiating.get(&index) else {
+            return;
+        };
+        if initiating.attempts < FIRST_ATTEMPTS {
+            self.send_first(context, index);
+            return;
+        }
+        let via = initiating.via;
+        self.initiating.remove(&index);
+        if let Via::Datagram(path) = via
+            && let Some(dial) = self.dials.get_mut(&path)
+        {
+            dial.last_failure = Some("no answer to handshakes".into());
+        }
+        context.out.count("handshakes_unanswered");
+    }
+
+    pub(super) fn on_responding_timer(&mut self, context: &mut Context<'_>, index: u32) {
+        if let Some(responding) = self.responding.remove(&index) {
+            self.by_first.remove(&responding.hash);
+            context.forwarding.unreserve_slot(responding.slot);
+            context.out.count("handshakes_half_open_expired");
+        }
+    }
+
+    fn send_handshake(
+        &mut self,
+        context: &mut Context<'_>,
+        via: Via,
+        routed_to: Option<NodeId>,
+        message: &HandshakeMessage,
+    ) {
+        match via {
+            Via::Datagram(path) => {
+                let datagram = message.datagram(&context.config.network.handshake_tag_key());
+                context.out.push(Output::SendDatagram { path, datagram });
+            }
+            Via::Link(key) => {
+                self.send(context, key, &Message::Handshake(message.encode()));
+            }
+            Via::Routed => {}
+        }
+        if let Some(to) = routed_to {
+            self.events.push_back(LinkEvent::Routed {
+                to,
+                body: RoutedBody::Handshake(message.encode()),
+            });
+        }
+    }
+
+    fn on_first(
+        &mut self,
+        context: &mut Context<'_>,
+        via: Via,
+        sender: u32,
+        mac: &[u8; 16],
+        noise: &[u8],
+    ) {
+        let now = context.now;
+        let path = match via {
+            Via::Datagram(path) => {
+                if !self.guard.admit_source(now, path.remote.ip()) {
+                    context.out.count("handshake_rate_limited");
+                    return;
+                }
+                path
+            }
+            Via::Link(key) => match self.links.get(&key) {
+                Some(link) => link.path,
+                None => return,
+            },
+            Via::Routed => {
+                context.out.count("handshake_misplaced");
+                return;
+            }
+        };
+        let hash = message_hash(noise);
+        if let Some(index) = self.by_first.get(&hash).copied() {
+            self.repeat_second(context, index);
+            return;
+        }
+        if self.guard.seen(&hash) {
+            context.out.count("handshake_replayed");
+            return;
+        }
+        let (psk, prologue) = (context.config.network.psk(), prologue(context));
+        let Ok(mut state) = setup(context.config, &psk, &prologue).responder(context.rng) else {
+            return;
+        };
+        let Ok(payload) = noise::read(&mut state, noise) else {
+            context.out.count("handshake_not_authentic");
+            return;
+        };
+        if matches!(via, Via::Datagram(_)) && self.guard.under_load(now) {
+            let right = self
+                .guard
+                .cookie_is_right(now, context.rng, path.remote, noise, mac);
+            if !right {
+                context.out.count("handshake_cookie_asked");
+                self.send_cookie(context, path, sender, &hash);
+                return;
+            }
+        }
+        let claimed = claimed_node(&payload);
+        if claimed == Some(context.config.identity.id()) {
+            context.out.count("handshake_with_self");
+            return;
+        }
+        // Both began at once: the smaller ephemeral key's handshake goes on, and both sides can tell which that is.
+        let own = self.initiating.iter().find(|(_, i)| i.via == via);
+        if let Some((&index, own)) = own {
+            if own.ephemeral() < &noise[..32] {
+                context.out.count("handshake_crossed");
+                return;
+            }
+            self.initiating.remove(&index);
+            self.deadlines.clear(&Timer::Initiating(index));
+        }
+        if self.responding.len() >= context.config.limits.half_open {
+            context.out.limit(now, "handshakes_half_open_full");
+            return;
+        }
+        if self.links.len() >= context.config.limits.links {
+            context.out.limit(now, "links_full");
+            return;
+        }
+        let Some(slot) = context.forwarding.reserve_slot(context.rng) else {
+            context.out.limit(now, "slots_full");
+            return;
+        };
+        let key = match via {
+            Via::Link(key) => key,
+            _ => self.unused_key(context),
+        };
+        let info = self.own_info(context, key, slot, &path);
+        // The responder's ephemeral key: only now is work done for the other side.
+        let Ok(second) = noise::write(&mut state, &info.encode()) else {
+            context.forwarding.unreserve_slot(slot);
+            return;
+        };
+        self.guard.remember(hash);
+        let index = self.unused_index(context);
+        let second = HandshakeMessage::Second {
+            sender: index,
+            receiver: sender,
+            noise: second,
+        };
+        self.by_first.insert(hash, index);
+        self.responding.insert(
+            index,
+            Responding {
+                hash,
+                via,
+                path,
+                key,
+                slot,
+                state: Box::new(state),
+                second: second.clone(),
+                claimed,
+                copies: 1,
+            },
+        );
+        self.deadlines
+            .set(Timer::Responding(index), now + HALF_OPEN);
+        self.send_handshake(context, via, None, &second);
+    }
+
+    /// The same first message again: the answer was lost, or the way back does not work and the mesh has to do.
+    fn repeat_second(&mut self, context: &mut Context<'_>, index: u32) {
+        let Some(responding) = self.responding.get_mut(&index) else {
+            return;
+        };
+        if responding.copies >= SECOND_COPIES {
+            context.out.count("handshake_repeated_too_often");
+            return;
+        }
+        responding.copies += 1;
+        let (via, claimed, second) = (
+            responding.via,
+            responding.claimed,
+            responding.second.clone(),
+        );
+        self.send_handshake(context, via, claimed, &second);
+    }
+
+    fn send_cookie(
+        &mut self,
+        context: &mut Context<'_>,
+        path: UnderlayPath,
+        receiver: u32,
+        hash: &[u8; 16],
+    ) {
+        let cookie = self.guard.cookie(context.now, context.rng, path.remote);
+        let nonce = context.random_u64();
+        let mut sealed = cookie.to_vec();
+        noise::seal(
+            &context.config.network.cookie_key(),
+            nonce,
+            hash,
+            &mut sealed,
+        );
+        let Ok(sealed) = <[u8; 32]>::try_from(sealed.as_slice()) else {
+            return;
+        };
+        self.send_handshake(
+            context,
+            Via::Datagram(path),
+            None,
+            &HandshakeMessage::Cookie {
+                receiver,
+                nonce,
+                sealed,
+            },
+        );
+    }
+
+    fn on_cookie(
+        &mut self,
+        context: &mut Context<'_>,
+        receiver: u32,
+        nonce: u64,
+        sealed: &[u8; 32],
+    ) {
+        let Some(initiating) = self.initiating.get_mut(&receiver) else {
+            context.out.count("handshake_unknown");
+            return;
+        };
+        let hash = message_hash(&initiating.noise);
+        let cookie = noise::open(&context.config.network.cookie_key(), nonce, &hash, sealed);
+        let Some(cookie) = cookie.and_then(|c| <[u8; 16]>::try_from(c.as_slice()).ok()) else {
+            context.out.count("handshake_not_authentic");
+            return;
+        };
+        initiating.cookies += 1;
+        if initiating.cookies > 3 {
+            return;
+        }
+        initiating.mac = cookie_mac(&cookie, &initiating.noise);
+        initiating.attempts = initiating.attempts.saturating_sub(1);
+        self.send_first(context, receiver);
+    }
+
+    fn on_second(
+        &mut self,
+        context: &mut Context<'_>,
+        via: Via,
+        sender: u32,
+        receiver: u32,
+        noise: &[u8],
+    ) {
+        let Some(initiating) = self.initiating.get_mut(&receiver) else {
+            context.out.count("handshake_unknown");
+            return;
+        };
+        let Ok(payload) = noise::read(&mut initiating.state, noise) else {
+            context.out.count("handshake_not_authentic");
+            return;
+        };
+        let Some(mut initiating) = self.initiating.remove(&receiver) else {
+            return;
+        };
+        self.deadlines.clear(&Timer::Initiating(receiver));
+        let Some(path) = self.path_of(initiating.via) else {
+            return;
+        };
+        let info = match self.checked_info(
+            context,
+            &initiating.state,
+            &payload,
+            initiating.via_link(),
+            path,
+        ) {
+            Some(info) => info,
+            None => return,
+        };
+        let Some(slot) = context.forwarding.reserve_slot(context.rng) else {
+            context.out.limit(context.now, "slots_full");
+            return;
+        };
+        let own = self.own_info(context, initiating.key, slot, &path);
+        let Ok(third) = noise::write(&mut initiating.state, &own.encode()) else {
+            context.forwarding.unreserve_slot(slot);
+            return;
+        };
+        let keys = LinkKeys::new(&noise::split(&mut initiating.state), true);
+        let third = HandshakeMessage::Third {
+            sender: receiver,
+            receiver: sender,
+            noise: third,
+        };
+        let wait = context.config.timers.handshake_retry;
+        let repeat = Third {
+            message: third.encode(),
+            due: context.now + wait,
+            wait,
+        };
+        let agreed = Agreed {
+            path,
+            key: initiating.key,
+            slot,
+            info,
+            keys,
+            third: Some(repeat),
+        };
+        // The third message goes where the first went: that direction is known to work.
+        let way = initiating.via;
+        self.send_handshake(context, way, None, &third);
+        self.agree(context, agreed, via);
+    }
+
+    /// Repeats the third message of an epoch nothing came under yet. True when it is time to give up.
+    pub(super) fn repeat_third(
+        &mut self,
+        context: &mut Context<'_>,
+        key: LinkKey,
+        number: u64,
+    ) -> bool {
+        let Some(link) = self.links.get_mut(&key) else {
+            return false;
+        };
+        let (path, only) = (link.path, link.epochs.len() == 1);
+        let Some(epoch) = link.epochs.iter_mut().find(|e| e.number == number) else {
+            return false;
+        };
+        let Some(third) = &mut epoch.third else {
+            return false;
+        };
+        if context.now.since(epoch.since) >= UNCONFIRMED {
+            return true;
+        }
+        third.due = context.now + third.wait;
+        third.wait = Micros(third.wait.0 * 2);
+        let bytes = third.message.clone();
+        let Ok(message) = HandshakeMessage::decode(&bytes) else {
+            return false;
+        };
+        let via = if only {
+            Via::Datagram(path)
+        } else {
+            Via::Link(key)
+        };
+        self.send_handshake(context, via, None, &message);
+        false
+    }
+
+    fn on_third(&mut self, context: &mut Context<'_>, receiver: u32, noise: &[u8]) {
+        let Some(responding) = self.responding.get_mut(&receiver) else {
+            context.out.count("handshake_unknown");
+            return;
+        };
+        let Ok(payload) = noise::read(&mut responding.state, noise) else {
+            context.out.count("handshake_not_authentic");
+            return;
+        };
+        let Some(mut responding) = self.responding.remove(&receiver) else {
+            return;
+        };
+        self.by_first.remove(&responding.hash);
+        self.deadlines.clear(&Timer::Responding(receiver));
+        let link = responding.via_link();
+        let Some(info) =
+            self.checked_info(context, &responding.state, &payload, link, responding.path)
+        else {
+            context.forwarding.unreserve_slot(responding.slot);
+            return;
+        };
+        let keys = LinkKeys::new(&noise::split(&mut responding.state), false);
+        let path = link
+            .and_then(|key| self.links.get(&key))
+            .map_or(responding.path, |link| link.path);
+        let agreed = Agreed {
+            path,
+            key: responding.key,
+            slot: responding.slot,
+            info,
+            keys,
+            third: None,
+        };
+        self.agree(context, agreed, responding.via);
+    }
+
+    fn path_of(&self, via: Via) -> Option<UnderlayPath> {
+        match via {
+            Via::Datagram(path) => Some(path),
+            Via::Link(key) => self.links.get(&key).map(|link| link.path),
+            Via::Routed => None,
+        }
+    }
+
+    fn own_info(
+        &self,
+        context: &Context<'_>,
+        key: LinkKey,
+        slot: Slot,
+        path: &UnderlayPath,
+    ) -> Info {
+        let name = context.config.name.clone();
+        Info {
+            node: context.config.identity.id(),
+            link: key.id(),
+            slot,
+            mtu: self.mtu_at(path),
+            name,
+        }
+    }
+
+    pub(super) fn mtu_at(&self, path: &UnderlayPath) -> u16 {
+        let address = self.addresses.iter().find(|a| a.address == path.local.ip());
+        address.map_or(MIN_MTU, |a| a.mtu.max(MIN_MTU))
+    }
+
+    /// What the other side says of itself, if its node id belongs to the key it proved to have.
+    fn checked_info(
+        &mut self,
+        context: &mut Context<'_>,
+        state: &HandshakeState,
+        payload: &[u8],
+        link: Option<LinkKey>,
+        path: UnderlayPath,
+    ) -> Option<Info> {
+        let why = match Info::decode(payload) {
+            Err(error) => format!("malformed information: {error}"),
+            Ok(info) => {
+                let proven = info
+                    .node
+                    .x25519()
+                    .is_some_and(|key| state.get_remote_static() == Some(&key[..]));
+                let expected = link
+                    .and_then(|key| self.links.get(&key))
+                    .map(|link| (link.peer, link.peer_link));
+                if !proven {
+                    "the node id does not belong to the key".to_owned()
+                } else if info.node == context.config.identity.id() {
+                    "this is the node itself".to_owned()
+                } else if expected.is_some_and(|expected| expected != (info.node, info.link)) {
+                    "new keys for another link than this".to_owned()
+                } else {
+                    return Some(info);
+                }
+            }
+        };
+        context.out.count("handshake_refused");
+        if let Some(dial) = self.dials.get_mut(&path) {
+            dial.last_failure = Some(why.clone());
+        }
+        context.out.event(Event::HandshakeRefused {
+            remote: path.remote,
+            why,
+        });
+        None
+    }
+
+    /// Both sides have the keys (or will, once the third message arrives).
+    fn agree(&mut self, context: &mut Context<'_>, agreed: Agreed, via: Via) {
+        let Agreed {
+            path,
+            key,
+            slot,
+            info,
+            keys,
+            third,
+        } = agreed;
+        let now = context.now;
+        let Some(next_hop) = context.forwarding.reserve_next_hop() else {
+            context.out.limit(now, "next_hops_full");
+            context.forwarding.unreserve_slot(slot);
+            return;
+        };
+        if !self.neighbours.contains_key(&info.node) {
+            let Some(group) = context.forwarding.reserve_group() else {
+                context.out.limit(now, "groups_full");
+                context.forwarding.unreserve_slot(slot);
+                context.forwarding.unreserve_next_hop(next_hop);
+                return;
+            };
+            self.neighbours.insert(info.node, Neighbour::new(group));
+        }
+        let own_mtu = self.mtu_at(&path);
+        let fresh = !self.links.contains_key(&key);
+        let link = self.links.entry(key).or_insert_with(|| {
+            Link::new(
+                key,
+                info.node,
+                info.name.clone(),
+                info.link,
+                path,
+                own_mtu,
+                info.mtu,
+                now,
+            )
+        });
+        let mtu = link.mtu();
+        context.out.push(Output::Dataplane(DataplaneOp::AddNextHop {
+            index: next_hop,
+            path: link.path,
+            slot: info.slot,
+            key: TagKey(keys.tx_tag),
+            mtu,
+            seq_from: weft_abi::NextHopIndex(0),
+        }));
+        if link.out_up.is_none() {
+            context
+                .out
+                .push(Output::Dataplane(DataplaneOp::SetNextHopUp {
+                    index: next_hop,
+                    up: false,
+                }));
+        }
+        context.forwarding.add_slot(
+            context.out,
+            slot,
+            TagKey(keys.rx_tag),
+            link.path,
+            Some(next_hop),
+        );
+        let responder = third.is_none();
+        link.name.clone_from(&info.name);
+        link.push_epoch(now, keys, slot, info.slot, next_hop, third);
+        // The smaller id renews the keys; the other steps in where it does not.
+        let first = context.config.identity.id() < info.node;
+        let age = context.config.timers.link_rekey;
+        link.rekey_at = now
+            + if first {
+                age
+            } else {
+                Micros(age.0 + age.0 / 4)
+            };
+        self.by_slot.insert(slot, key);
+        let node = info.node;
+        if let Some(neighbour) = self.neighbours.get_mut(&node) {
+            neighbour.links.insert(key);
+            self.deadlines.clear(&Timer::Neighbour(node));
+        }
+        if fresh {
+            self.established(context, key, via);
+        }
+        self.update_group(context, &node);
+        if responder {
+            self.send_hello(context, key, true);
+        }
+        self.schedule(key);
+        context.out.state_changed();
+    }
+
+    /// A link there was none for: whatever stood between the same nodes and addresses before is over.
+    fn established(&mut self, context: &mut Context<'_>, key: LinkKey, via: Via) {
+        let Some(link) = self.links.get(&key) else {
+            return;
+        };
+        let (node, path, name) = (link.peer, link.path, link.name.clone());
+        let replaced: Vec<_> = self
+            .links
+            .values()
+            .filter(|other| other.key != key && other.path == path)
+            .map(|other| other.key)
+            .collect();
+        context.out.count("links_established");
+        context
+            .out
+            .event(Event::LinkEstablished { node, name, path });
+        self.dials.entry(path).or_insert(Dial {
+            source: PeerSource::Heard,
+            attempts: 0,
+            last_failure: None,
+        });
+        for old in replaced {
+            self.close_link(context, old, "replaced by a new handshake");
+        }
+        if let Some(dial) = self.dials.get_mut(&path) {
+            dial.attempts = 0;
+            dial.last_failure = None;
+        }
+        if matches!(via, Via::Datagram(_)) {
+            self.arrived(context, key);
+        }
+        self.send_hello(context, key, true);
+    }
+}
