@@ -144,7 +144,11 @@ impl Projection {
             }
         }
         for (index, hop) in memory.next_hops.iter() {
-            if hop.generation.load() != 0 && !self.described.hops.contains(&index) {
+            let up = memory
+                .next_hop_up
+                .get(index as usize)
+                .is_some_and(|up| up.load() != 0);
+            if (up || hop.generation.load() != 0) && !self.described.hops.contains(&index) {
                 self.remove_next_hop(memory, index);
             }
         }
