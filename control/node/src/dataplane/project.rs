@@ -92,6 +92,7 @@ impl Projection {
                 slot,
                 key,
                 mtu,
+                ..
             } => {
                 self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu)?;
                 self.described.hops.insert(index.0);
