@@ -14,6 +14,9 @@ use super::{
     memory::{Memory, Region, Shared},
 };
 
+/// How far a moved next hop's sequence numbers begin beyond its former ones: the kernel may still be sending on those.
+const SEQ_MARGIN: u64 = 256;
+
 /// What a next hop was made of, for remaking its encapsulation.
 struct Hop {
     path: UnderlayPath,
@@ -92,8 +95,9 @@ impl Projection {
                 slot,
                 key,
                 mtu,
+                seq_from,
             } => {
-                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu)?;
+                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu, *seq_from)?;
                 self.described.hops.insert(index.0);
                 Ok(())
             }
@@ -207,6 +211,7 @@ impl Projection {
         slot: Slot,
         key: [u64; 2],
         mtu: u16,
+        seq_from: NextHopIndex,
     ) -> Result<(), Error> {
         let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let fresh = build(path, mtu, None)?;
@@ -219,9 +224,11 @@ impl Projection {
             }
             entry.generation.store(0);
             let first = hop.0 as usize * LANES as usize;
+            let from = seq_from.0 as usize * LANES as usize;
             for lane in 0..LANES as usize {
+                let before = memory.tx_seq.get(from + lane).filter(|_| seq_from.0 != 0);
                 if let Some(seq) = memory.tx_seq.get(first + lane) {
-                    seq.store(0);
+                    seq.store(before.map_or(0, |before| before.load() + SEQ_MARGIN));
                 }
             }
             entry.key[0].store(key[0]);
@@ -234,6 +241,9 @@ impl Projection {
         });
         if !leads_there {
             entry.replace(&fresh);
+        }
+        if let Some(up) = memory.next_hop_up.get(hop.0 as usize) {
+            up.store(1);
         }
         let egress = self
             .hops

@@ -8,7 +8,7 @@ use std::{fs, io, process::Command, thread};
 use aya::{
     Ebpf, EbpfLoader, TestRun, TestRunAttrs, TestRunOptions,
     maps::{Array, MapData, PerCpuArray},
-    programs::{Xdp, XdpMode},
+    programs::{Xdp, XdpMode, xdp::XdpLink},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEFT_XDP_BENCH_OBJECT"));
@@ -124,11 +124,13 @@ impl Programs {
         program.try_into().expect("an XDP program")
     }
 
-    /// Attaches a program in native mode until this value is gone.
-    pub fn attach(&mut self, name: &str, ifindex: u32) {
-        self.program(name)
+    /// Attaches a program in native mode until the link is dropped.
+    pub fn attach(&mut self, name: &str, ifindex: u32) -> XdpLink {
+        let program = self.program(name);
+        let id = program
             .attach_to_if_index(ifindex, XdpMode::Driver)
             .expect("veth has native XDP");
+        program.take_link(id).expect("the link just made")
     }
 
     pub fn set_template(&mut self, template: &Template) {

@@ -216,6 +216,7 @@ pub fn operations() -> Vec<DataplaneOp> {
             slot: Slot(hop_slot(hop)),
             key: hop_key(hop),
             mtu,
+            seq_from: NextHopIndex(0),
         });
     }
     for hop in 1..MAX_HOPS {
