@@ -97,7 +97,7 @@ impl Projection {
                 mtu,
                 seq_from,
             } => {
-                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu, *seq_from)?;
+                self.add_next_hop(memory, *index, path, (*slot, key.words()), *mtu, *seq_from)?;
                 self.described.hops.insert(index.0);
                 Ok(())
             }
@@ -208,11 +208,11 @@ impl Projection {
         memory: &Memory,
         hop: NextHopIndex,
         path: &UnderlayPath,
-        slot: Slot,
-        key: [u64; 2],
+        far_end: (Slot, [u64; 2]),
         mtu: u16,
         seq_from: NextHopIndex,
     ) -> Result<(), Error> {
+        let (slot, key) = far_end;
         let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let fresh = build(path, mtu, None)?;
         let same = entry.generation.load() != 0
