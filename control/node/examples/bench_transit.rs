@@ -18,10 +18,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use aya::{TestRun, TestRunOptions, programs::Xdp};
+use aya::{
+    TestRun, TestRunOptions,
+    programs::{Xdp, xdp::XdpLink},
+};
 use clap::Parser;
 use dataplane_support::{
-    load::{Programs, Template, ifindex, in_namespace, ip as ip_command, pin_to_cpu, sysctl, veth},
+    load::{
+        Namespace, Programs, Template, ifindex, in_namespace, ip as ip_command, pin_to_cpu, sysctl,
+        uninterrupted,
+    },
     *,
 };
 use serde::Serialize;
@@ -31,8 +37,10 @@ use weft_node::dataplane::{self, Dataplane, Egress, PassProgram};
 
 /// Bytes of each frame.
 const FRAME_LEN: usize = 70;
-/// The address behind the kernel's IPv4 route.
-const BEYOND: &str = "198.51.100.1";
+/// The first of the addresses behind the kernel's IPv4 route: each of 16 flows goes to another one.
+const BEYOND: &str = "198.51.100.0";
+/// Flows: lanes of the link, and for the kernel destinations.
+const FLOW_BITS: u32 = 4;
 
 #[derive(Parser)]
 struct Arguments {
@@ -118,19 +126,7 @@ fn mac(last: u8) -> [u8; 6] {
 
 fn measure(arguments: &Arguments) -> Result<Report> {
     pin_to_cpu(0);
-    // The hop is between rx0 and tx0.
-    veth(("gen0", mac(1)), ("rx0", mac(2)));
-    veth(("tx0", mac(3)), ("sink0", mac(4)));
-    sysctl("ipv4/ip_forward", "1");
-    for scope in ["all", "rx0"] {
-        sysctl(&format!("ipv4/conf/{scope}/rp_filter"), "0");
-    }
-    ip_command("address add 203.0.113.1/24 dev tx0");
-    ip_command(&format!("address add {LOCAL_V4}/24 dev rx0"));
-    ip_command(&format!("route add {BEYOND}/32 via 203.0.113.2"));
-    // Nobody's address there: the kernel drops what arrives at once, which costs it least.
-    ip_command("neighbour add 203.0.113.2 lladdr 02:00:00:00:00:99 dev tx0");
-
+    let wires = Wires::make()?;
     let config = config("bench");
     let (mut plane, _) = Dataplane::open_kernel(&config)?;
     let verifier_insns = plane
@@ -139,7 +135,7 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         .info()?
         .verified_instruction_count()
         .unwrap_or_default();
-    let result = run(arguments, &mut plane);
+    let result = run(arguments, &mut plane, wires);
     let (rates, alone) = match result {
         Ok(result) => result,
         Err(error) => {
@@ -167,6 +163,55 @@ fn measure(arguments: &Arguments) -> Result<Report> {
     })
 }
 
+/// gen0 | rx0 (the hop) tx0 | sink0, each part in a namespace of its own.
+struct Wires {
+    source: Namespace,
+    hop: Namespace,
+    sink: Namespace,
+}
+
+impl Wires {
+    /// Leaves this thread in the hop's namespace.
+    fn make() -> Result<Self> {
+        let source = Namespace::new()?;
+        let sink = Namespace::new()?;
+        let hop = Namespace::new()?;
+        let name = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        let queues = "numtxqueues 1 numrxqueues 1";
+        for (near, far, namespace, macs) in [
+            ("rx0", "gen0", &source, [mac(2), mac(1)]),
+            ("tx0", "sink0", &sink, [mac(3), mac(4)]),
+        ] {
+            ip_command(&format!(
+                "link add {near} address {} {queues} type veth peer name {far} address {} {queues} netns {}",
+                name(macs[0]),
+                name(macs[1]),
+                namespace.path()
+            ));
+            sysctl(&format!("ipv6/conf/{near}/disable_ipv6"), "1");
+            ip_command(&format!("link set {near} up"));
+            namespace.enter();
+            sysctl(&format!("ipv6/conf/{far}/disable_ipv6"), "1");
+            ip_command(&format!("link set {far} up"));
+            hop.enter();
+        }
+        sysctl("ipv4/ip_forward", "1");
+        ip_command("address add 203.0.113.1/24 dev tx0");
+        ip_command(&format!("address add {LOCAL_V4}/24 dev rx0"));
+        ip_command(&format!("route add {BEYOND}/24 via 203.0.113.2"));
+        ip_command("neighbour add 203.0.113.2 lladdr 02:00:00:00:00:04 dev tx0");
+        Ok(Self { source, hop, sink })
+    }
+
+    /// Does something in one of the namespaces; ends in the hop's.
+    fn within<R>(&self, namespace: &Namespace, body: impl FnOnce() -> R) -> R {
+        namespace.enter();
+        let result = body();
+        self.hop.enter();
+        result
+    }
+}
+
 /// Nanoseconds of programs by themselves.
 struct Alone {
     program: f64,
@@ -175,7 +220,7 @@ struct Alone {
     empty: f64,
 }
 
-fn run(arguments: &Arguments, plane: &mut Dataplane) -> Result<(Rates, Alone)> {
+fn run(arguments: &Arguments, plane: &mut Dataplane, wires: Wires) -> Result<(Rates, Alone)> {
     for op in operations() {
         plane.apply(&op)?;
     }
@@ -184,8 +229,15 @@ fn run(arguments: &Arguments, plane: &mut Dataplane) -> Result<(Rates, Alone)> {
     let mut bench = Bench {
         generator: Programs::load(),
         hop: Programs::load(),
+        wires,
         seq: 0,
     };
+    // A program that is attached somewhere is known to the kernel's XDP dispatcher; else each run of live frames would
+    // wait for the dispatcher's change, twice.
+    let source = &bench.wires.source;
+    let _known = bench.wires.within(source, || {
+        bench.generator.attach("generate", ifindex("gen0"))
+    });
     let mut rates: [Vec<f64>; 4] = Default::default();
     let mut alone: [Vec<f64>; 4] = Default::default();
     let packets = arguments.packets;
@@ -236,81 +288,107 @@ struct Bench {
     generator: Programs,
     /// A second set, whose template tells `redirect` where to.
     hop: Programs,
+    wires: Wires,
     /// Packets sent so far: windows want new numbers.
     seq: u64,
 }
 
 impl Bench {
-    /// Packets per second from the generator to wherever `arrived` counts.
-    fn rate(
-        &mut self,
-        packets: u32,
-        destination: &str,
-        arrived: impl Fn(&Self) -> u64,
-    ) -> Result<f64> {
+    /// Packets per second from the generator to the sink.
+    fn rate(&mut self, packets: u32, destination: &str, spread: bool) -> Result<f64> {
         let stack = [LabelEntry::new(Label(SWAP_V4), 0, true, 64)];
         let payload = Datagram::labelled(SLOT_V4, 0, 0, &stack, &[0; 8]).bytes(slot_key(SLOT_V4));
         let mut underlay = Underlay::incoming(false);
         underlay.destination.set_ip(ip(destination));
         underlay.macs[..6].copy_from_slice(&mac(2));
         underlay.macs[6..].copy_from_slice(&mac(1));
-        underlay.checksum = 0;
-        let frame = underlay.frame(&payload);
+        (underlay.checksum, underlay.tos) = (0, 0);
+        // The generator counts the checksum's last byte down by the flow's number.
+        let frame = (50..64)
+            .map(|ttl| {
+                Underlay {
+                    ttl,
+                    ..underlay.clone()
+                }
+                .frame(&payload)
+            })
+            .find(|f| f[25] >= 16);
+        let frame = frame.context("no time to live makes such a checksum")?;
         let mut head = [0; 96];
         head[..FRAME_LEN].copy_from_slice(&frame);
+        let (source, sunk) = (
+            ifindex_in(&self.wires, &self.wires.source, "gen0"),
+            self.generator.sunk(),
+        );
         self.generator.set_template(&Template {
             key: slot_key(SLOT_V4).words(),
             seq: self.seq,
-            ifindex: ifindex("gen0"),
+            ifindex: source,
             family: 4,
             payload_len: 28,
-            lane_bits: 0,
+            lane_bits: FLOW_BITS,
+            spread: u32::from(spread),
+            reserved: 0,
             head,
         });
-        let before = arrived(self);
-        let from = ifindex("gen0");
-        let start = Instant::now();
-        self.generator.generate(packets, FRAME_LEN, from);
-        let sent = self.generator.generated() - self.seq;
+        let Self {
+            generator,
+            wires,
+            seq,
+            ..
+        } = self;
+        let (elapsed, sent) = wires.within(&wires.source, || {
+            uninterrupted(|| {
+                let start = Instant::now();
+                generator.generate(packets, FRAME_LEN, source);
+                let sent = generator.generated() - *seq;
+                // The last few may still be on their way.
+                let deadline = Instant::now() + Duration::from_millis(200);
+                while generator.sunk() - sunk < sent && Instant::now() < deadline {
+                    thread::sleep(Duration::from_micros(20));
+                }
+                (start.elapsed(), sent)
+            })
+        });
         self.seq += sent;
-        // The last few may still be on their way.
-        let deadline = Instant::now() + Duration::from_millis(200);
-        while arrived(self) - before < sent && Instant::now() < deadline {
-            thread::yield_now();
-        }
-        let elapsed = start.elapsed();
-        let count = arrived(self) - before;
+        let count = self.generator.sunk() - sunk;
         if count * 100 < sent * 99 {
             bail!("only {count} of {sent} packets arrived: the figure would be of something else");
         }
         Ok(count as f64 / elapsed.as_secs_f64())
     }
 
+    fn sink(&mut self) -> XdpLink {
+        let Self {
+            generator, wires, ..
+        } = self;
+        wires.within(&wires.sink, || generator.attach("sink", ifindex("sink0")))
+    }
+
     fn no_hop(&mut self, packets: u32) -> Result<f64> {
         let _sink = self.generator.attach("sink", ifindex("rx0"));
-        self.rate(packets, LOCAL_V4, |this| this.generator.sunk())
+        self.rate(packets, LOCAL_V4, false)
     }
 
     fn redirect(&mut self, packets: u32) -> Result<f64> {
         let mut head = [0; 96];
         head[..6].copy_from_slice(&mac(4));
         head[6..12].copy_from_slice(&mac(3));
-        let unused = Template {
+        let ifindex_tx = ifindex("tx0");
+        self.hop.set_template(&Template {
             key: [1, 2],
             seq: 0,
-            ifindex: 0,
+            ifindex: ifindex_tx,
             family: 4,
             payload_len: 0,
             lane_bits: 0,
+            spread: 0,
+            reserved: 0,
             head,
-        };
-        self.hop.set_template(&Template {
-            ifindex: ifindex("tx0"),
-            ..unused
         });
-        let _sink = self.generator.attach("sink", ifindex("sink0"));
+        let _sink = self.sink();
         let _hop = self.hop.attach("redirect", ifindex("rx0"));
-        self.rate(packets, LOCAL_V4, |this| this.generator.sunk())
+        self.rate(packets, LOCAL_V4, false)
     }
 
     fn label_hop(&mut self, plane: &mut Dataplane, packets: u32) -> Result<f64> {
@@ -328,8 +406,8 @@ impl Bench {
             mtu: 1500,
         };
         plane.set_egress(NextHopIndex(HOP_V4), Some(egress))?;
-        let sink = self.generator.attach("sink", ifindex("sink0"));
-        let rate = self.rate(packets, LOCAL_V4, |this| this.generator.sunk());
+        let sink = self.sink();
+        let rate = self.rate(packets, LOCAL_V4, false);
         drop(sink);
         plane.detach(rx0)?;
         plane.detach(tx0)?;
@@ -339,18 +417,13 @@ impl Bench {
     fn kernel(&mut self, packets: u32) -> Result<f64> {
         // Without a program or GRO a veth takes no redirected frame; a program that passes costs least.
         let _pass = PassProgram::attach(ifindex("rx0"))?;
-        self.rate(packets, BEYOND, |_| received("sink0"))
+        let _sink = self.sink();
+        self.rate(packets, BEYOND, true)
     }
 }
 
-/// Packets an interface of this thread's namespace has received.
-fn received(interface: &str) -> u64 {
-    let text = fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
-    let line = text
-        .lines()
-        .find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
-    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
-        .unwrap_or_default()
+fn ifindex_in(wires: &Wires, namespace: &Namespace, name: &str) -> u32 {
+    wires.within(namespace, || ifindex(name))
 }
 
 /// Nanoseconds of one run of a program that leaves the packet as it was.
@@ -368,7 +441,7 @@ fn cost(program: &mut Xdp) -> Result<f64> {
 /// and label lead back to themselves, until the time to live runs out.
 fn cost_of_loop(plane: &mut Dataplane) -> Result<f64> {
     const HOPS: u32 = 250;
-    const CALLS: u32 = 2000;
+    const CALLS: u32 = 400;
     const LOOP: u32 = 50;
     let UnderlayPath { local, remote } = path(false);
     let index = NextHopIndex(HOP_MISSING);
@@ -404,8 +477,11 @@ fn cost_of_loop(plane: &mut Dataplane) -> Result<f64> {
     ] {
         plane.apply(&op)?;
     }
+    // While it is attached somewhere, running it needs no change of the kernel's XDP dispatcher, which waits long.
+    let rx0 = ifindex("rx0");
+    plane.attach("rx0", rx0);
     let egress = Egress {
-        ifindex: 1,
+        ifindex: rx0,
         source_mac: mac(1),
         destination_mac: mac(2),
         mtu: 1500,
@@ -431,13 +507,15 @@ fn cost_of_loop(plane: &mut Dataplane) -> Result<f64> {
         let result = plane.program().context("the program")?.test_run(options)?;
         let left = LabelEntry::from_bytes([out[58], out[59], out[60], out[61]]).ttl();
         if result.return_value != REDIRECT || u32::from(left) != 255 - HOPS {
+            let drops = plane.counters().kernel.drops;
             bail!(
-                "the packet did not go round: action {}, time to live {left}",
+                "the packet did not go round: action {}, time to live {left}, drops {drops:?}",
                 result.return_value
             );
         }
         nanoseconds += result.duration.as_nanos();
     }
+    plane.detach(rx0)?;
     Ok(nanoseconds as f64 / f64::from(CALLS))
 }
 

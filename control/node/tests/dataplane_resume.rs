@@ -52,6 +52,8 @@ fn template(label: u32) -> Template {
         family: 4,
         payload_len: 28,
         lane_bits: 2,
+        spread: 0,
+        reserved: 0,
         head,
     }
 }
