@@ -14,6 +14,9 @@ use super::{
     memory::{Memory, Region, Shared},
 };
 
+/// How far ahead a next hop that continues another one's sequence numbers begins.
+const SEQ_GAP: u64 = 256;
+
 /// What a next hop was made of, for remaking its encapsulation.
 struct Hop {
     path: UnderlayPath,
@@ -92,8 +95,10 @@ impl Projection {
                 slot,
                 key,
                 mtu,
+                seq_from,
             } => {
-                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu)?;
+                let key = key.words();
+                self.add_next_hop(memory, *index, path, *slot, key, *mtu, *seq_from)?;
                 self.described.hops.insert(index.0);
                 Ok(())
             }
@@ -199,6 +204,7 @@ impl Projection {
         Ok(())
     }
 
+    #[expect(clippy::too_many_arguments, reason = "the operation's fields")]
     fn add_next_hop(
         &mut self,
         memory: &Memory,
@@ -207,6 +213,7 @@ impl Projection {
         slot: Slot,
         key: [u64; 2],
         mtu: u16,
+        seq_from: NextHopIndex,
     ) -> Result<(), Error> {
         let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let fresh = build(path, mtu, None)?;
@@ -215,13 +222,19 @@ impl Projection {
             && entry.slot.load() == u64::from(slot.0);
         if !same {
             if let Some(up) = memory.next_hop_up.get(hop.0 as usize) {
-                up.store(0);
+                up.store(1);
             }
             entry.generation.store(0);
             let first = hop.0 as usize * LANES as usize;
+            let earlier = seq_from.0 as usize * LANES as usize;
             for lane in 0..LANES as usize {
+                // What is under way on the next hop it continues must not meet the same numbers.
+                let from = match memory.tx_seq.get(earlier + lane) {
+                    Some(seq) if seq_from.0 != 0 => seq.load().saturating_add(SEQ_GAP),
+                    _ => 0,
+                };
                 if let Some(seq) = memory.tx_seq.get(first + lane) {
-                    seq.store(0);
+                    seq.store(from);
                 }
             }
             entry.key[0].store(key[0]);
