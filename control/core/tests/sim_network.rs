@@ -290,7 +290,7 @@ fn one_life(seed: u64, plan: &Plan, sample: usize, churn_s: u64) {
             }
             1 if !down.is_empty() => {
                 let number = down.swap_remove(rng.index(down.len()));
-                let keep = rng.chance(0.5) && std::env::var("KEEP").is_ok();
+                let keep = rng.chance(0.5);
                 net.world.start(number, keep);
             }
             2 => {
@@ -312,8 +312,7 @@ fn one_life(seed: u64, plan: &Plan, sample: usize, churn_s: u64) {
         invariants(&net, "churn");
     }
     for number in down {
-        net.world
-            .start(number, rng.chance(0.5) && std::env::var("KEEP").is_ok());
+        net.world.start(number, rng.chance(0.5));
     }
     let truth = converge(&mut net, 180, "after churn");
     no_dead_lsps(&mut net, &truth, 15, "after churn");

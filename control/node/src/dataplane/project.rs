@@ -7,15 +7,12 @@ use std::{
 };
 
 use weft_abi::{Encapsulation, LANES, LfibEntry, LinkState, NextHopIndex, RxLink, Slot};
-use weft_core::io::{DataplaneOp, UnderlayPath};
+use weft_core::io::{DataplaneOp, SEQ_SKIP, UnderlayPath};
 
 use super::{
     EGRESS_SETTLE, Egress, Error, encapsulation,
     memory::{Memory, Region, Shared},
 };
-
-/// How far ahead a next hop that continues another one's sequence numbers begins.
-const SEQ_GAP: u64 = 256;
 
 /// What a next hop was made of, for remaking its encapsulation.
 struct Hop {
@@ -97,8 +94,7 @@ impl Projection {
                 mtu,
                 seq_from,
             } => {
-                let key = key.words();
-                self.add_next_hop(memory, *index, path, *slot, key, *mtu, *seq_from)?;
+                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu, *seq_from)?;
                 self.described.hops.insert(index.0);
                 Ok(())
             }
@@ -204,7 +200,6 @@ impl Projection {
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the operation's fields")]
     fn add_next_hop(
         &mut self,
         memory: &Memory,
@@ -225,16 +220,17 @@ impl Projection {
                 up.store(1);
             }
             entry.generation.store(0);
-            let first = hop.0 as usize * LANES as usize;
-            let earlier = seq_from.0 as usize * LANES as usize;
             for lane in 0..LANES as usize {
-                // What is under way on the next hop it continues must not meet the same numbers.
-                let from = match memory.tx_seq.get(earlier + lane) {
-                    Some(seq) if seq_from.0 != 0 => seq.load().saturating_add(SEQ_GAP),
-                    _ => 0,
+                // Packets still on their way by the old next hop use up a few of the numbers that are skipped.
+                let start = match seq_from.0 {
+                    0 => 0,
+                    from => memory
+                        .tx_seq
+                        .get(from as usize * LANES as usize + lane)
+                        .map_or(0, |seq| seq.load() + SEQ_SKIP),
                 };
-                if let Some(seq) = memory.tx_seq.get(first + lane) {
-                    seq.store(from);
+                if let Some(seq) = memory.tx_seq.get(hop.0 as usize * LANES as usize + lane) {
+                    seq.store(start);
                 }
             }
             entry.key[0].store(key[0]);
@@ -247,6 +243,9 @@ impl Projection {
         });
         if !leads_there {
             entry.replace(&fresh);
+        }
+        if let Some(up) = memory.next_hop_up.get(hop.0 as usize) {
+            up.store(1);
         }
         let egress = self
             .hops
