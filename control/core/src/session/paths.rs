@@ -320,6 +320,7 @@ impl Sessions {
         }
         self.tend_confirm(context, mesh, index);
         self.run_waiting(context, mesh, index);
+        self.pay_owed(context, index);
     }
 
     /// Tells the shell what to send on, where that changed.
