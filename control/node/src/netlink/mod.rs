@@ -155,7 +155,11 @@ impl Netlink {
         let mut host = Host::default();
         // One after the other: the kernel refuses a second dump on the same socket (EBUSY), and `execute` asks at once.
         let links = self.handle.link().get().execute();
-        apply_all(&mut host, links.map(|l| l.map(RouteNetlinkMessage::NewLink))).await?;
+        apply_all(
+            &mut host,
+            links.map(|l| l.map(RouteNetlinkMessage::NewLink)),
+        )
+        .await?;
         let addresses = self.handle.address().get().execute();
         apply_all(
             &mut host,
