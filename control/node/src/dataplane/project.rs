@@ -217,7 +217,7 @@ impl Projection {
             && entry.slot.load() == u64::from(slot.0);
         if !same {
             if let Some(up) = memory.next_hop_up.get(hop.0 as usize) {
-                up.store(0);
+                up.store(1);
             }
             entry.generation.store(0);
             for lane in 0..LANES as usize {
