@@ -66,7 +66,12 @@ impl Sessions {
         index: SessionIndex,
     ) {
         while let Some(session) = self.sessions.get_mut(&index) {
-            if !session.is_up() {
+            // Until the peer has shown that it can answer, it could not.
+            let answers = session
+                .sending
+                .and_then(|e| session.epoch(e))
+                .is_some_and(|e| e.confirmed);
+            if !session.is_up() || !answers {
                 return;
             }
             let Some((id, command, _)) = session.waiting.pop_front() else {
@@ -334,9 +339,9 @@ impl Sessions {
             .filter(|(_, (_, sent))| now.since(*sent) >= PING_WAIT)
             .map(|(ping, (id, _))| (*ping, *id))
             .collect();
-        silent
-            .iter()
-            .for_each(|(ping, _)| drop(session.oam.pings.remove(ping)));
+        silent.iter().for_each(|(ping, _)| {
+            session.oam.pings.remove(ping);
+        });
         let stuck: Vec<_> = session
             .oam
             .traces
