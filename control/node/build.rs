@@ -1,4 +1,5 @@
 //! Builds the XDP object from `dataplane-ebpf` and leaves its path in `WEFT_XDP_OBJECT`, for `include_bytes!`.
+//! The object with the benchmarks' programs likewise.
 //!
 //! Needs a compiler with a `core` for `bpfel-unknown-none` (Debian's rustc-web, or a rustup nightly with rust-src) and
 //! bpf-linker. `cargo xtask setup` installs both; this script only finds them.
@@ -12,7 +13,12 @@ use std::{
 };
 
 const TARGET: &str = "bpfel-unknown-none";
-const OBJECT: &str = "weft-xdp";
+/// Name of each object, and the variable that names its path to `include_bytes!`.
+const OBJECTS: [(&str, &str); 2] = [
+    ("weft-xdp", "WEFT_XDP_OBJECT"),
+    // For benchmarks and tests; not embedded in weftd.
+    ("weft-xdp-bench", "WEFT_XDP_BENCH_OBJECT"),
+];
 
 /// A compiler that can build for the target.
 enum Toolchain {
@@ -63,10 +69,12 @@ fn build() -> Result<(), String> {
     let target_dir = out.join("bpf");
     run(&toolchain, &linker, &source, &target_dir)?;
 
-    let built = target_dir.join(TARGET).join("release").join(OBJECT);
-    let object = out.join("weft-xdp.o");
-    fs::copy(&built, &object).map_err(|e| format!("{}: {e}", built.display()))?;
-    println!("cargo:rustc-env=WEFT_XDP_OBJECT={}", object.display());
+    for (name, variable) in OBJECTS {
+        let built = target_dir.join(TARGET).join("release").join(name);
+        let object = out.join(name).with_extension("o");
+        fs::copy(&built, &object).map_err(|e| format!("{}: {e}", built.display()))?;
+        println!("cargo:rustc-env={variable}={}", object.display());
+    }
     Ok(())
 }
 

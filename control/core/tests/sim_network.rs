@@ -69,8 +69,9 @@ fn converge(net: &mut Net, limit_s: u64, what: &str) -> Truth {
         let wrong = wrong_views(net, &truth);
         if wrong.is_empty() {
             println!(
-                "  {what}: converged after {:.1} s",
-                net.world.now.since(start).0 as f64 / 1e6
+                "  {what}: converged after {:.1} s ({} events so far)",
+                net.world.now.since(start).0 as f64 / 1e6,
+                net.world.event_count()
             );
             return truth;
         }
@@ -162,19 +163,20 @@ fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
     );
 }
 
+/// Counters that only something broken raises while no node restarts.
+fn nothing_forged(net: &Net, what: &str) {
+    for name in ["session_bad_tag", "bad_tag", "ttl_expired"] {
+        assert_eq!(total(net, name), 0, "{what}: {name}");
+    }
+}
+
 /// What must hold at any time.
 fn invariants(net: &Net, what: &str) {
     if let Some(labels) = label_loop(net) {
         panic!("{what}: forwarding loop over (host, label) {labels:?}");
     }
     assert_eq!(over_bounds(net), None, "{what}");
-    for name in [
-        "unexpected_verdict",
-        "session_bad_tag",
-        "session_bad_plaintext",
-        "bad_tag",
-        "bad_length",
-    ] {
+    for name in ["unexpected_verdict", "session_bad_plaintext", "bad_length"] {
         assert_eq!(total(net, name), 0, "{what}: {name}");
     }
 }
@@ -216,7 +218,7 @@ fn ten_nodes_converge_and_talk() {
         exchange(&mut net, &pairs, 20, "start");
         no_dead_lsps(&mut net, &truth, 0, "start");
         invariants(&net, "start");
-        assert_eq!(total(&net, "ttl_expired"), 0);
+        nothing_forged(&net, "start");
     }
 }
 

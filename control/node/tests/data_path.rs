@@ -43,11 +43,19 @@ fn obstacle() -> Option<&'static str> {
 /// Puts the calling thread into a network namespace of its own, which ends with it and what it opened.
 fn own_namespace() {
     // SAFETY: changes the namespace of this thread alone.
-    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+    assert_eq!(
+        unsafe { libc::unshare(libc::CLONE_NEWNET) },
+        0,
+        "{}",
+        std::io::Error::last_os_error()
+    );
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
 }
 
 struct Side {
@@ -80,7 +88,10 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
             let interface = Interface::open("weft0", 1).unwrap();
             let (netlink, _events) = Netlink::open().unwrap();
             netlink.set_up(interface.index(), 9000).await.unwrap();
-            netlink.add_address(interface.index(), own.into(), 128).await.unwrap();
+            netlink
+                .add_address(interface.index(), own.into(), 128)
+                .await
+                .unwrap();
             let route = HostRoute {
                 prefix: "fd00:1:2::".parse().unwrap(),
                 prefix_len: 48,
@@ -90,7 +101,8 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
             };
             netlink.set_route(&route).await.unwrap();
             let app = UdpSocket::bind((own, 4000)).unwrap();
-            give.send((interface.queues().unwrap().remove(0), app)).unwrap();
+            give.send((interface.queues().unwrap().remove(0), app))
+                .unwrap();
             let _ = until.recv();
             netlink.remove_route(&route).await.unwrap();
             netlink.remove_route(&route).await.unwrap();
@@ -116,7 +128,10 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
     };
     let mut plane = Dataplane::open_user(&config).unwrap();
     plane.set_local_addresses(&[address(mine).ip()]).unwrap();
-    let path = UnderlayPath { local: address(mine), remote: address(theirs) };
+    let path = UnderlayPath {
+        local: address(mine),
+        remote: address(theirs),
+    };
     let hop = NextHopIndex(1);
     for op in [
         DataplaneOp::AddNextHop {
@@ -127,10 +142,24 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
             mtu: 1500,
             seq_from: NextHopIndex(0),
         },
-        DataplaneOp::SetNextHopUp { index: hop, up: true },
-        DataplaneOp::AddSlot { slot: Slot(mine), key: key(mine), path, echo: Some(hop) },
-        DataplaneOp::SetGroup { group: GroupIndex(1), buckets: [(hop, NextHopIndex(0)); 16] },
-        DataplaneOp::SetLabel { label: LABEL, entry: LfibEntry::DELIVER },
+        DataplaneOp::SetNextHopUp {
+            index: hop,
+            up: true,
+        },
+        DataplaneOp::AddSlot {
+            slot: Slot(mine),
+            key: key(mine),
+            path,
+            echo: Some(hop),
+        },
+        DataplaneOp::SetGroup {
+            group: GroupIndex(1),
+            buckets: [(hop, NextHopIndex(0)); 16],
+        },
+        DataplaneOp::SetLabel {
+            label: LABEL,
+            entry: LfibEntry::DELIVER,
+        },
     ] {
         plane.apply(&op).unwrap();
     }
@@ -143,13 +172,28 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
         rx: [mine as u8; 32],
     };
     for op in [
-        SessionOp::Install { session, peer: NodeId([theirs as u8; 32]), address: other },
-        SessionOp::AddEpoch { session, epoch: 0, keys },
+        SessionOp::Install {
+            session,
+            peer: NodeId([theirs as u8; 32]),
+            address: other,
+        },
+        SessionOp::AddEpoch {
+            session,
+            epoch: 0,
+            keys,
+        },
         SessionOp::UseEpoch { session, epoch: 0 },
-        SessionOp::SetDelivery { session, labels: vec![LABEL] },
+        SessionOp::SetDelivery {
+            session,
+            labels: vec![LABEL],
+        },
         SessionOp::SetIngress {
             session,
-            ingress: Some(LspIngress { group: GroupIndex(1), label: LABEL, inner_mtu: MTU }),
+            ingress: Some(LspIngress {
+                group: GroupIndex(1),
+                label: LABEL,
+                inner_mtu: MTU,
+            }),
         },
     ] {
         store.apply(op);
@@ -161,7 +205,11 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
         sessions: ArcSwap::from_pointee(store.publish().unwrap()),
         hops: ArcSwap::from_pointee(vec![
             None,
-            Some(Address { remote: path.remote, local: path.local.ip(), interface: 0 }),
+            Some(Address {
+                remote: path.remote,
+                local: path.local.ip(),
+                interface: 0,
+            }),
         ]),
         listening: ArcSwap::from_pointee(vec![path.local.ip()]),
         modes: ArcSwap::default(),
@@ -178,7 +226,14 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
     let wake = Arc::new(Wake::new().unwrap());
     let worker = Worker::new(shared.clone(), Some(queue), sockets, wake.clone());
     let worker = Some(thread::spawn(move || worker.run()));
-    Side { shared, wake, worker, app, _done: done, _plane: plane }
+    Side {
+        shared,
+        wake,
+        worker,
+        app,
+        _done: done,
+        _plane: plane,
+    }
 }
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -200,7 +255,10 @@ fn packets_go_through_and_too_large_ones_are_answered() {
         let (netlink, _events) = Netlink::open().unwrap();
         netlink.set_up(1, 65_536).await.unwrap();
     });
-    let (a, b): (Ipv6Addr, Ipv6Addr) = ("fd00:1:2::a".parse().unwrap(), "fd00:1:2::b".parse().unwrap());
+    let (a, b): (Ipv6Addr, Ipv6Addr) = (
+        "fd00:1:2::a".parse().unwrap(),
+        "fd00:1:2::b".parse().unwrap(),
+    );
     let (left, right) = (side(1, a, b), side(2, b, a));
 
     let mut buffer = [0; 4096];
@@ -209,7 +267,10 @@ fn packets_go_through_and_too_large_ones_are_answered() {
             let sent: Vec<u8> = (0..size).map(|index| (index + round) as u8).collect();
             left.app.send_to(&sent, (b, 4000)).unwrap();
             let (len, from) = right.app.recv_from(&mut buffer).unwrap();
-            assert_eq!((from, &buffer[..len]), (SocketAddr::from((a, 4000)), &sent[..]));
+            assert_eq!(
+                (from, &buffer[..len]),
+                (SocketAddr::from((a, 4000)), &sent[..])
+            );
             right.app.send_to(&buffer[..len], from).unwrap();
             let (len, _) = left.app.recv_from(&mut buffer).unwrap();
             assert_eq!(&buffer[..len], &sent[..]);
@@ -223,14 +284,22 @@ fn packets_go_through_and_too_large_ones_are_answered() {
     for _ in 0..500 {
         left.app.send_to(&[7; 1200], (b, 4000)).unwrap();
     }
-    until("the burst arrives", || right.shared.counters.get(Counter::Decrypted) == 1500);
+    until("the burst arrives", || {
+        right.shared.counters.get(Counter::Decrypted) == 1500
+    });
 
     // One byte over: answered by ICMPv6, after which the kernel knows the path's MTU and fragments.
-    left.app.send_to(&vec![1; usize::from(MTU) - 47], (b, 4000)).unwrap();
-    until("the answer is sent", || left.shared.counters.get(Counter::IcmpSent) == 1);
+    left.app
+        .send_to(&vec![1; usize::from(MTU) - 47], (b, 4000))
+        .unwrap();
+    until("the answer is sent", || {
+        left.shared.counters.get(Counter::IcmpSent) == 1
+    });
     assert_eq!(left.shared.counters.get(Counter::TooBig), 1);
     until("the kernel learns the MTU", || {
-        left.app.send_to(&vec![1; usize::from(MTU) - 47], (b, 4000)).unwrap();
+        left.app
+            .send_to(&vec![1; usize::from(MTU) - 47], (b, 4000))
+            .unwrap();
         left.shared.counters.get(Counter::Encrypted) >= 1502
     });
 }

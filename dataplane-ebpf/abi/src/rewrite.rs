@@ -37,24 +37,20 @@ fn fixed_at<const N: usize>(from: &[u8; N], at: usize) -> [u8; FIXED_LEN] {
 
 /// Link header and label of a packet that is sent on; the first 28 bytes of its datagram payload begin at `at`.
 #[inline(always)]
-fn put_link<T: Tables, const N: usize>(
-    tables: &T,
+fn put_link<const N: usize>(
+    seq: u32,
     hop: &NextHop,
     forward: &Forward,
     kind: Kind,
     to: &mut [u8; N],
     at: usize,
-) -> Result<(), DropReason> {
-    let Some(seq) = tables.next_seq(forward.next_hop, forward.lane) else {
-        return Err(DropReason::SeqExhausted);
-    };
+) {
     let link = link_word(kind, forward.lane, Slot(hop.slot.load() as u16), seq);
     put(to, at, link.to_le_bytes());
     put(to, at + LINK_LEN, forward.top);
     let fixed = Fixed::read(&fixed_at(to, at));
     let tag = fixed.expected_tag(hop.key(), forward.len);
     put(to, at + TAG_OFFSET, tag.to_le_bytes());
-    Ok(())
 }
 
 /// A verified packet that is to be sent on.
@@ -83,6 +79,9 @@ pub(crate) fn encapsulate<T: Tables, F: Frame>(
         tos,
     } = onward;
     let (kind, consumed, tos) = (*kind, *consumed, *tos);
+    let Some(seq) = tables.next_seq(forward.next_hop, forward.lane) else {
+        return Err(DropReason::SeqExhausted);
+    };
     let v6 = encapsulation.family() == 6;
     let delta = consumed as i32 + forward.popped as i32 - if v6 { V6 as i32 } else { V4 as i32 };
     if delta != 0 && !frame.adjust_head(delta) {
@@ -107,7 +106,7 @@ pub(crate) fn encapsulate<T: Tables, F: Frame>(
         put(out, ETHERNET_LEN, [0x60 | tos >> 4, tos << 4]);
         put(out, ETHERNET_LEN + 4, udp_len.to_be_bytes());
         put(out, V6 - 4, udp_len.to_be_bytes());
-        put_link(tables, hop, forward, kind, out, V6)
+        put_link(seq, hop, forward, kind, out, V6);
     } else {
         let Some(out) = frame.bytes_mut::<{ V4 + FIXED_LEN }>(0) else {
             return Err(DropReason::RewriteFailed);
@@ -130,8 +129,9 @@ pub(crate) fn encapsulate<T: Tables, F: Frame>(
         put(out, ETHERNET_LEN + 2, ip_len);
         put(out, ETHERNET_LEN + 10, sum.to_ne_bytes());
         put(out, V4 - 4, udp_len.to_be_bytes());
-        put_link(tables, hop, forward, kind, out, V4)
+        put_link(seq, hop, forward, kind, out, V4);
     }
+    Ok(())
 }
 
 /// What [`stamp`] did.

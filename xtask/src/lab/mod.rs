@@ -20,7 +20,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -119,7 +119,6 @@ impl Lab {
         record
             .namespaces
             .extend(plan.wires.iter().flatten().cloned());
-        record.pins = record.nodes.iter().map(|n| pin_folder(&n.dir)).collect();
         entry.write(&record)?;
         signals::add(&record, entry.folder());
 
@@ -132,6 +131,7 @@ impl Lab {
         lab.make_nodes(topology, &plan, programs)?;
         lab.make_links(topology, &plan)?;
         lab.configure(topology)?;
+        lab.record_pins()?;
         Ok(lab)
     }
 
@@ -334,6 +334,7 @@ impl Lab {
                 dir,
                 ends: plan.ends(topology, name),
                 programs: programs.clone(),
+                id: String::new(),
                 child: Mutex::new(None),
             };
             self.nodes.insert(name.clone(), node);
@@ -413,10 +414,15 @@ impl Lab {
     }
 
     /// Lets `weft init` write identity, network secret and configuration of each node, as a person would.
-    fn configure(&self, topology: &Topology) -> Result<()> {
+    fn configure(&mut self, topology: &Topology) -> Result<()> {
+        #[derive(serde::Deserialize)]
+        struct Made {
+            node_id: String,
+        }
+        let mut ids = Vec::new();
         let mut secrets = BTreeMap::<&str, String>::new();
         for node in self.daemons() {
-            let mut command = node.weft(&["init", "--name", &node.name]);
+            let mut command = node.weft(&["init", "--json", "--name", &node.name]);
             for end in &node.ends {
                 let link = &topology.links[end.link];
                 let side = usize::from(link.between[0] != node.name);
@@ -443,7 +449,11 @@ impl Lab {
                 None => command.arg("--new"),
                 Some(text) => command.args(["--join", text]),
             };
-            term::output_of(&mut command).with_context(|| format!("node {}", node.name))?;
+            let made =
+                term::output_of(&mut command).with_context(|| format!("node {}", node.name))?;
+            let made: Made =
+                serde_json::from_str(&made).context("`weft init --json` wrote no node id")?;
+            ids.push((node.name.clone(), made.node_id));
             if !secrets.contains_key(network) {
                 let text = fs::read_to_string(node.layout().network())
                     .context("`weft init` left no network secret")?;
@@ -451,7 +461,20 @@ impl Lab {
             }
             overlay_config(&node.layout().config, &node.spec.config)?;
         }
+        for (name, id) in ids {
+            if let Some(node) = self.nodes.get_mut(&name) {
+                node.id = id;
+            }
+        }
         Ok(())
+    }
+
+    fn record_pins(&mut self) -> Result<()> {
+        self.record.pins = self.nodes.values().flat_map(Node::pins).collect();
+        let entry = self.entry.as_ref().context("the lab was removed")?;
+        signals::forget(&self.record.id);
+        signals::add(&self.record, entry.folder());
+        entry.write(&self.record)
     }
 }
 
@@ -572,13 +595,6 @@ fn prepare_namespace(namespace: &Netns) -> Result<()> {
         namespace.sysctl(name, value)?;
     }
     namespace.ip("link set lo up\n")
-}
-
-/// Where the `weftd` of this folder pins its maps and links.
-fn pin_folder(dir: &Path) -> PathBuf {
-    Path::new(crate::setup::host::BPFFS)
-        .join("weft")
-        .join(dir.display().to_string())
 }
 
 /// Lays a table over a configuration file, key by key.

@@ -31,6 +31,8 @@ pub struct Node {
     pub(super) dir: PathBuf,
     pub(super) ends: Vec<End>,
     pub(super) programs: Programs,
+    /// Node id, hex; empty for a bare host.
+    pub(super) id: String,
     pub(super) child: Mutex<Option<Child>>,
 }
 
@@ -75,7 +77,14 @@ impl Node {
     /// Folders in bpffs where its daemon pins maps and links.
     #[must_use]
     pub fn pins(&self) -> Vec<PathBuf> {
-        vec![super::pin_folder(&self.dir)]
+        let Some(short) = self.id.get(..8) else {
+            return Vec::new();
+        };
+        vec![
+            Path::new(crate::setup::host::BPFFS)
+                .join("weft")
+                .join(format!("{}-{short}", self.name)),
+        ]
     }
 
     /// Its ends of links, in the topology's order.
@@ -174,9 +183,6 @@ impl Node {
             .stderr(log);
         // Out of the terminal's process group: Ctrl-C is for the lab, which ends the nodes in its order.
         command.process_group(0);
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
-        }
         let started = command
             .spawn()
             .with_context(|| format!("cannot start `{}`", term::shown(&command)))?;

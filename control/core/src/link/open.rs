@@ -369,7 +369,7 @@ impl Links {
             context.out.limit(now, "links_full");
             return;
         }
-        let Some(slot) = context.forwarding.reserve_slot() else {
+        let Some(slot) = context.forwarding.reserve_slot(context.rng) else {
             context.out.limit(now, "slots_full");
             return;
         };
@@ -518,7 +518,7 @@ impl Links {
             Some(info) => info,
             None => return,
         };
-        let Some(slot) = context.forwarding.reserve_slot() else {
+        let Some(slot) = context.forwarding.reserve_slot(context.rng) else {
             context.out.limit(context.now, "slots_full");
             return;
         };

@@ -7,6 +7,7 @@
 pub(crate) mod notice;
 pub(crate) mod onion;
 mod passing;
+mod snapshot;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

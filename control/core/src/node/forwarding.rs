@@ -133,9 +133,10 @@ impl Forwarding {
         while self.labels.rested(now).is_some() || self.groups.rested(now).is_some() {}
     }
 
-    /// Reserves a slot; it stands in the tables from [`Self::add_slot`] on.
-    pub(crate) fn reserve_slot(&mut self) -> Option<Slot> {
-        self.slots.next_free().map(|slot| Slot(slot as u16))
+    /// Reserves a slot; it stands in the tables from [`Self::add_slot`] on. Chosen at random, so that after a restart
+    /// without a snapshot what neighbours still send to old slots hardly meets new ones.
+    pub(crate) fn reserve_slot(&mut self, rng: &mut dyn Randomness) -> Option<Slot> {
+        self.slots.random_free(rng).map(|slot| Slot(slot as u16))
     }
 
     pub(crate) fn claim_slot(&mut self, slot: Slot) -> bool {

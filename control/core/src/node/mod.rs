@@ -3,6 +3,29 @@
 //! Links carry messages; the topology floods and finds paths; LSPs are signalled over links; sessions use LSPs. Each
 //! tells the others by events that [`Node`] hands on until none is left, so that no module calls upwards.
 
+/// Borrows what a state machine is handed, beside the machines themselves.
+macro_rules! context {
+    ($node:expr, $now:expr) => {
+        Context {
+            now: $now,
+            config: &$node.config,
+            rng: &mut *$node.rng,
+            out: &mut $node.out,
+            forwarding: &mut $node.forwarding,
+        }
+    };
+}
+
+macro_rules! mesh {
+    ($node:expr) => {
+        Mesh {
+            links: &mut $node.links,
+            lsps: &mut $node.lsps,
+            topology: &$node.topology,
+        }
+    };
+}
+
 pub mod config;
 pub(crate) mod context;
 mod event;
@@ -89,36 +112,15 @@ impl fmt::Debug for Node {
     }
 }
 
-/// Borrows what a state machine is handed, beside the machines themselves.
-macro_rules! context {
-    ($node:expr, $now:expr) => {
-        Context {
-            now: $now,
-            config: &$node.config,
-            rng: &mut *$node.rng,
-            out: &mut $node.out,
-            forwarding: &mut $node.forwarding,
-        }
-    };
-}
-
-macro_rules! mesh {
-    ($node:expr) => {
-        Mesh {
-            links: &mut $node.links,
-            lsps: &mut $node.lsps,
-            topology: &$node.topology,
-        }
-    };
-}
-
 impl Node {
     /// A node that begins from nothing.
     pub fn new(config: Config, rng: Box<dyn Randomness>, now: Micros) -> Result<Self, NodeError> {
-        Self::with_sequence(config, rng, now, 0)
+        let mut node = Self::build(config, rng, now, 0)?;
+        node.settle(now);
+        Ok(node)
     }
 
-    fn with_sequence(
+    fn build(
         config: Config,
         mut rng: Box<dyn Randomness>,
         now: Micros,
@@ -143,7 +145,7 @@ impl Node {
             sequence,
             FloodTimers::default(),
         );
-        let mut node = Self {
+        Ok(Self {
             config,
             rng,
             out,
@@ -160,9 +162,7 @@ impl Node {
             graph_version: 0,
             advertise: true,
             stopped: false,
-        };
-        node.settle(now);
-        Ok(node)
+        })
     }
 
     /// This node's id.

@@ -1,6 +1,6 @@
 //! The kernel side: loading, sizing and pinning maps, attaching programs, taking over what an earlier run left.
 //!
-//! Under the pin folder: `v<layout>/maps/<map>` and `v<layout>/links/<ifindex>.<native|generic>`. A pinned link keeps
+//! Under the pin folder: `v<layout>/maps/<map>` and `v<layout>/links/<ifindex>-<native|generic>` (a bpffs allows no dots). A pinned link keeps
 //! its program attached without any process; replacing the program in it loses no packet.
 
 use std::{
@@ -181,7 +181,7 @@ impl Kernel {
             .file_name()
             .and_then(|name| name.to_str())
             .unwrap_or_default();
-        let parsed = name.split_once('.').and_then(|(ifindex, mode)| {
+        let parsed = name.split_once('-').and_then(|(ifindex, mode)| {
             let mode = match mode {
                 "native" => ForwardMode::KernelNative,
                 "generic" => ForwardMode::KernelGeneric,
@@ -191,7 +191,7 @@ impl Kernel {
         });
         let (ifindex, mode) = parsed.ok_or_else(|| Error::Kernel {
             what: format!("the pin {}", path.display()),
-            source: "its name should be <ifindex>.<native|generic>".into(),
+            source: "its name should be <ifindex>-<native|generic>".into(),
         })?;
         let pinned = PinnedLink::from_pin(path).map_err(kernel("opening the pinned link"))?;
         let link =
@@ -276,7 +276,7 @@ impl Kernel {
         } else {
             "generic"
         };
-        let path = self.folder.join("links").join(format!("{ifindex}.{name}"));
+        let path = self.folder.join("links").join(format!("{ifindex}-{name}"));
         let program = program(&mut self.ebpf, PROGRAM)?;
         let id = program
             .attach_to_if_index(ifindex, flag)
@@ -365,22 +365,24 @@ impl Kernel {
     }
 
     pub(super) fn release(self, keep_transit: bool) -> Result<(), Error> {
-        let pin_dir = self.pin_dir.clone();
-        drop(self);
         if keep_transit {
-            Ok(())
-        } else {
-            cleanup(&pin_dir)
+            return Ok(());
         }
+        // Pins first: an attachment whose last holder is this process is gone when its descriptor is closed, one
+        // whose last holder is a pin only a little later.
+        cleanup(&self.pin_dir)
     }
 }
 
-/// An error and what caused it, on one line.
+/// An error and what caused it, on one line; errors that only repeat their cause are said once.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
-        text += &format!(": {error}");
+        let cause = error.to_string();
+        if !text.ends_with(&cause) {
+            text += &format!(": {cause}");
+        }
         source = error.source();
     }
     text
@@ -429,6 +431,15 @@ fn region<T: Shared>(ebpf: &Ebpf, name: &str, entries: u32) -> Result<Region<T>,
 
 /// Makes the folder and sees to it that it is on a bpffs.
 fn prepare_folder(pin_dir: &Path) -> Result<(), Error> {
+    if pin_dir
+        .file_name()
+        .is_none_or(|name| name.as_bytes().contains(&b'.'))
+    {
+        return Err(Error::Kernel {
+            what: format!("the pin folder {}", pin_dir.display()),
+            source: "a bpffs allows no dot in a name: choose another one".into(),
+        });
+    }
     fs::create_dir_all(pin_dir)
         .map_err(kernel(format!("making the folder {}", pin_dir.display())))?;
     if on_bpffs(pin_dir)? {

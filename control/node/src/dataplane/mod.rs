@@ -292,6 +292,32 @@ impl SharedTables {
         weft_abi::stamp_handshake(key.unwrap_or_default(), datagram)
     }
 
+    /// What verified packets carry in place of their tag on the way up; never leaves the host.
+    pub fn cookie(&self) -> u64 {
+        self.memory
+            .config
+            .get(0)
+            .map_or(0, |config| config.cookie.load())
+    }
+
+    /// Sets the cookie, for planes that are to mark packets alike. Packets on their way up with the former one are
+    /// dropped as `bad_tag`.
+    pub fn set_cookie(&self, cookie: u64) {
+        if let Some(config) = self.memory.config.get(0) {
+            config.cookie.store(cookie);
+        }
+    }
+
+    /// Continues every lane of a next hop after sequence number `last`.
+    pub fn set_last_seq(&self, next_hop: NextHopIndex, last: u64) {
+        let first = next_hop.0 as usize * LANES as usize;
+        for lane in 0..LANES as usize {
+            if let Some(seq) = self.memory.tx_seq.get(first + lane) {
+                seq.store(last);
+            }
+        }
+    }
+
     /// Copies of all tables that packets can change or be changed by, by map name: for tests and diagnosis.
     pub fn dump(&self) -> Vec<(&'static str, Vec<u64>)> {
         let memory = &self.memory;
@@ -521,7 +547,8 @@ fn usable(kernel: Option<&Kernel>) -> impl Fn(&Egress) -> bool + use<> {
     let attached = kernel.map(Kernel::attached);
     move |egress| {
         let Some(attached) = &attached else {
-            return false;
+            // Nobody redirects; kept as it was told.
+            return true;
         };
         let native = |report: &AttachReport| report.mode == ForwardMode::KernelNative;
         attached

@@ -7,7 +7,7 @@ use std::{
 };
 
 use weft_abi::{Encapsulation, LANES, LfibEntry, LinkState, NextHopIndex, RxLink, Slot};
-use weft_core::io::{DataplaneOp, UnderlayPath};
+use weft_core::io::{DataplaneOp, SEQ_SKIP, UnderlayPath};
 
 use super::{
     EGRESS_SETTLE, Egress, Error, encapsulation,
@@ -92,8 +92,9 @@ impl Projection {
                 slot,
                 key,
                 mtu,
+                seq_from,
             } => {
-                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu)?;
+                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu, *seq_from)?;
                 self.described.hops.insert(index.0);
                 Ok(())
             }
@@ -143,7 +144,11 @@ impl Projection {
             }
         }
         for (index, hop) in memory.next_hops.iter() {
-            if hop.generation.load() != 0 && !self.described.hops.contains(&index) {
+            let up = memory
+                .next_hop_up
+                .get(index as usize)
+                .is_some_and(|up| up.load() != 0);
+            if (up || hop.generation.load() != 0) && !self.described.hops.contains(&index) {
                 self.remove_next_hop(memory, index);
             }
         }
@@ -203,6 +208,7 @@ impl Projection {
         slot: Slot,
         key: [u64; 2],
         mtu: u16,
+        seq_from: NextHopIndex,
     ) -> Result<(), Error> {
         let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let fresh = build(path, mtu, None)?;
@@ -214,10 +220,17 @@ impl Projection {
                 up.store(0);
             }
             entry.generation.store(0);
-            let first = hop.0 as usize * LANES as usize;
             for lane in 0..LANES as usize {
-                if let Some(seq) = memory.tx_seq.get(first + lane) {
-                    seq.store(0);
+                // Packets still on their way by the old next hop use up a few of the numbers that are skipped.
+                let start = match seq_from.0 {
+                    0 => 0,
+                    from => memory
+                        .tx_seq
+                        .get(from as usize * LANES as usize + lane)
+                        .map_or(0, |seq| seq.load() + SEQ_SKIP),
+                };
+                if let Some(seq) = memory.tx_seq.get(hop.0 as usize * LANES as usize + lane) {
+                    seq.store(start);
                 }
             }
             entry.key[0].store(key[0]);
@@ -230,6 +243,9 @@ impl Projection {
         });
         if !leads_there {
             entry.replace(&fresh);
+        }
+        if let Some(up) = memory.next_hop_up.get(hop.0 as usize) {
+            up.store(1);
         }
         let egress = self
             .hops

@@ -153,32 +153,25 @@ impl Netlink {
     /// Everything there is now.
     pub async fn dump(&self) -> Result<Host, NetlinkError> {
         let mut host = Host::default();
-        let links = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .map(|link| link.map(RouteNetlinkMessage::NewLink));
-        let addresses = self
-            .handle
-            .address()
-            .get()
-            .execute()
-            .map(|a| a.map(RouteNetlinkMessage::NewAddress));
-        let neighbours = self
-            .handle
-            .neighbours()
-            .get()
-            .execute()
-            .map(|n| n.map(RouteNetlinkMessage::NewNeighbour));
-        let mut all = std::pin::pin!(
-            stream::iter([links.boxed(), addresses.boxed(), neighbours.boxed()]).flatten()
-        );
-        while let Some(message) = all.next().await {
-            host.apply(&message.map_err(|error| {
-                NetlinkError::new("reading links, addresses and neighbours", &error)
-            })?);
-        }
+        // One after the other: the kernel refuses a second dump on the same socket (EBUSY), and `execute` asks at once.
+        let links = self.handle.link().get().execute();
+        apply_all(
+            &mut host,
+            links.map(|l| l.map(RouteNetlinkMessage::NewLink)),
+        )
+        .await?;
+        let addresses = self.handle.address().get().execute();
+        apply_all(
+            &mut host,
+            addresses.map(|a| a.map(RouteNetlinkMessage::NewAddress)),
+        )
+        .await?;
+        let neighbours = self.handle.neighbours().get().execute();
+        apply_all(
+            &mut host,
+            neighbours.map(|n| n.map(RouteNetlinkMessage::NewNeighbour)),
+        )
+        .await?;
         Ok(host)
     }
 
@@ -307,6 +300,18 @@ impl Netlink {
             }
         }
     }
+}
+
+async fn apply_all(
+    host: &mut Host,
+    messages: impl Stream<Item = Result<RouteNetlinkMessage, rtnetlink::Error>>,
+) -> Result<(), NetlinkError> {
+    let mut messages = std::pin::pin!(messages);
+    while let Some(message) = messages.next().await {
+        let what = "reading links, addresses and neighbours";
+        host.apply(&message.map_err(|error| NetlinkError::new(what, &error))?);
+    }
+    Ok(())
 }
 
 /// A route weftd makes.
