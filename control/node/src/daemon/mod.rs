@@ -356,9 +356,7 @@ pub async fn run(layout: Layout) -> Result<()> {
             () = wake_up.notified() => daemon.take_up(&from_workers, &wake_up),
             changes = events.next(&mut daemon.host) => match changes {
                 Some(changes) => daemon.host_changed(changes).await,
-                None => {
-                    anyhow::bail!("the kernel's netlink connection ended");
-                }
+                None => events = daemon.reopen_netlink().await?,
             },
             Some(ask) = asked.recv() => daemon.ask(ask),
             Some((name, addresses)) = names.recv() => daemon.name_resolved(&name, addresses),
@@ -504,6 +502,17 @@ impl Daemon {
         self.routes = Some(Routes::new(policy, overlay, index, name, mtu));
         self.routes_changed = true;
         self.tun = Some(interface);
+    }
+
+    /// The kernel had more events than fitted: everything is read anew.
+    async fn reopen_netlink(&mut self) -> Result<crate::netlink::Events> {
+        tracing::warn!("the kernel's netlink connection ended, most likely because events were lost; reading everything anew");
+        let (netlink, events) = Netlink::open()?;
+        self.host = netlink.dump().await?;
+        self.netlink = netlink;
+        self.to_look = self.resolver.indices();
+        self.underlay_changed().await;
+        Ok(events)
     }
 
     fn start_workers(

@@ -6,7 +6,7 @@ pub mod host;
 
 use std::{io, net::IpAddr};
 
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _};
 use rtnetlink::{
     Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
@@ -19,13 +19,15 @@ use rtnetlink::{
             RouteType, RouteVia,
         },
     },
-    sys::SocketAddr,
+    sys::{AsyncSocket as _, SocketAddr},
 };
 
 use self::host::{Change, Host};
 
 /// `rtm_protocol` of the routes weftd makes: in the range left to routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 117;
+/// Receive buffer for events, bytes.
+const EVENT_BUFFER: u32 = 4 << 20;
 /// Events taken at once.
 const BURST: usize = 256;
 
@@ -116,11 +118,15 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Waits for events and applies all that are there. None when the connection ended.
+    /// Waits for events and applies all that are there. None when the connection ended, as it does when events were
+    /// lost: then a new one is to be opened and everything read anew.
     pub async fn next(&mut self, host: &mut Host) -> Option<Vec<Change>> {
         let mut changes = vec![];
         let mut message = Some(self.0.next().await?);
         while let Some((event, _)) = message.take() {
+            if let NetlinkPayload::Overrun(_) = &event.payload {
+                return None;
+            }
             if let NetlinkPayload::InnerMessage(inner) = &event.payload {
                 let change = host.apply(inner);
                 if change != Change::default() {
@@ -138,7 +144,7 @@ impl Events {
 impl Netlink {
     /// Connects and subscribes to links, addresses, routes and neighbours. Must be called within a tokio runtime.
     pub fn open() -> Result<(Self, Events), NetlinkError> {
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&[
+        let (mut connection, handle, messages) = rtnetlink::new_multicast_connection(&[
             MulticastGroup::Link,
             MulticastGroup::Neigh,
             MulticastGroup::Ipv4Ifaddr,
@@ -146,6 +152,9 @@ impl Netlink {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv6Route,
         ])?;
+        let socket = connection.socket_mut().socket_mut();
+        // Bursts of events must not be lost; where the larger buffer is refused, the caller starts over after a loss.
+        let _ = socket.set_rx_buf_sz(EVENT_BUFFER);
         let task = tokio::spawn(connection);
         Ok((Self { handle, task }, Events(Box::new(messages))))
     }
@@ -153,25 +162,20 @@ impl Netlink {
     /// Everything there is now.
     pub async fn dump(&self) -> Result<Host, NetlinkError> {
         let mut host = Host::default();
-        // One after the other: the kernel refuses a second dump on the same socket (EBUSY), and `execute` asks at once.
-        let links = self.handle.link().get().execute();
-        apply_all(
-            &mut host,
-            links.map(|l| l.map(RouteNetlinkMessage::NewLink)),
-        )
-        .await?;
-        let addresses = self.handle.address().get().execute();
-        apply_all(
-            &mut host,
-            addresses.map(|a| a.map(RouteNetlinkMessage::NewAddress)),
-        )
-        .await?;
-        let neighbours = self.handle.neighbours().get().execute();
-        apply_all(
-            &mut host,
-            neighbours.map(|n| n.map(RouteNetlinkMessage::NewNeighbour)),
-        )
-        .await?;
+        let failed = |error| NetlinkError::new("reading links, addresses and neighbours", &error);
+        // One after the other: the kernel does one dump per socket at a time.
+        let mut links = std::pin::pin!(self.handle.link().get().execute());
+        while let Some(link) = links.next().await {
+            host.apply(&RouteNetlinkMessage::NewLink(link.map_err(failed)?));
+        }
+        let mut addresses = std::pin::pin!(self.handle.address().get().execute());
+        while let Some(address) = addresses.next().await {
+            host.apply(&RouteNetlinkMessage::NewAddress(address.map_err(failed)?));
+        }
+        let mut neighbours = std::pin::pin!(self.handle.neighbours().get().execute());
+        while let Some(neighbour) = neighbours.next().await {
+            host.apply(&RouteNetlinkMessage::NewNeighbour(neighbour.map_err(failed)?));
+        }
         Ok(host)
     }
 
@@ -300,18 +304,6 @@ impl Netlink {
             }
         }
     }
-}
-
-async fn apply_all(
-    host: &mut Host,
-    messages: impl Stream<Item = Result<RouteNetlinkMessage, rtnetlink::Error>>,
-) -> Result<(), NetlinkError> {
-    let mut messages = std::pin::pin!(messages);
-    while let Some(message) = messages.next().await {
-        let what = "reading links, addresses and neighbours";
-        host.apply(&message.map_err(|error| NetlinkError::new(what, &error))?);
-    }
-    Ok(())
 }
 
 /// A route weftd makes.
