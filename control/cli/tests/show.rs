@@ -210,7 +210,6 @@ fn trace() {
     assert_eq!(
         Daemon::new(mesh).weft(&["trace", "gw-c"]).ok(),
         "\
-trace to gw-c
 HOP  NODE                  LABEL        RTT  SWITCHED IN
   1  gw-b                   1034   0.610 ms  kernel_native
   2  99aa0000                 17    12.3 ms  user_space

@@ -216,7 +216,7 @@ pub struct Peer {
     pub source: String,
     /// `connecting`, `established`, `lost`.
     pub state: String,
-    /// Why it is not established, or seconds since it is.
+    /// Why it is not established, or how long it has been: `12 s`.
     pub detail: String,
     /// Round trip over the neighbour's forwarding plane, milliseconds.
     pub rtt_ms: Option<f64>,

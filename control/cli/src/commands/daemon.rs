@@ -21,7 +21,7 @@ use crate::{
     args::{DownArgs, UpArgs},
     context::Context,
     failure::Failure,
-    render::{Cell, GOOD, NAME, Table, WARN, clean},
+    render::{Cell, GOOD, NAME, Table, clean},
 };
 
 /// The systemd unit of the system's node.
@@ -37,6 +37,8 @@ const LOG_FULL: u64 = 8 * 1024 * 1024;
 /// How much of the log is looked through for what went wrong, bytes and lines.
 const LOG_TAIL: u64 = 64 * 1024;
 const LOG_LINES: usize = 15;
+/// Lines at the end of the log of a weftd that did not start, shown in any case.
+const LAST_WORDS: usize = 3;
 
 pub(super) fn up(context: &mut Context, args: &UpArgs) -> Result<(), Failure> {
     match context.connect() {
@@ -59,34 +61,44 @@ pub(super) fn up(context: &mut Context, args: &UpArgs) -> Result<(), Failure> {
     } else {
         start_detached(context, args)?
     };
+    if config.peers.is_empty() {
+        return if context.json {
+            context.document(&status)
+        } else {
+            tables::show_status(context, &status)
+        };
+    }
+    let mut client = context.connect()?;
+    let reached = wait_for_neighbour(&mut client)?;
+    let (status, peers) = (client.status()?, client.peers()?);
     if context.json {
         return context.document(&status);
     }
     tables::show_status(context, &status)?;
-    if config.peers.is_empty() {
-        return Ok(());
-    }
-    show_neighbours(context)
-}
-
-fn show_neighbours(context: &mut Context) -> Result<(), Failure> {
-    let mut client = context.connect()?;
-    let deadline = Instant::now() + NEIGHBOUR_WITHIN;
-    let peers = loop {
-        let peers = client.peers()?;
-        if peers.iter().any(|peer| peer.state == "established") || Instant::now() > deadline {
-            break peers;
-        }
-        std::thread::sleep(POLL);
-    };
     context.line("")?;
     super::peers::show(context, &peers)?;
-    if !peers.iter().any(|peer| peer.state == "established") {
+    if !reached {
         let dir = dir_option(context);
         context.line(&format!("\nNo neighbour has answered yet. weftd goes on calling; `weft{dir} peers` shows how it stands."))?;
         context.line("If it stays so: is weftd up there, does a firewall let its UDP port through, has it the same network secret?")?;
     }
     Ok(())
+}
+
+/// Waits until another node can be named, so that what follows `weft up` finds it; false where no neighbour answers in
+/// time.
+fn wait_for_neighbour(client: &mut Client) -> Result<bool, Failure> {
+    let deadline = Instant::now() + NEIGHBOUR_WITHIN;
+    loop {
+        let status = client.status()?;
+        if status.neighbours > 0 && status.nodes > 1 {
+            return Ok(true);
+        }
+        if Instant::now() > deadline {
+            return Ok(status.neighbours > 0);
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 pub(super) fn restart(context: &mut Context, args: &UpArgs) -> Result<(), Failure> {
@@ -355,7 +367,7 @@ fn start_detached(context: &mut Context, args: &UpArgs) -> Result<Status, Failur
             return Err(Failure::Failed(format!(
                 "weftd did not start: it {}.\n{}",
                 ended(status),
-                complaints(&log, begin, true)
+                complaints(&log, begin)
             )));
         }
         match answer(context) {
@@ -370,7 +382,7 @@ fn start_detached(context: &mut Context, args: &UpArgs) -> Result<Status, Failur
                 context.layout.socket.display(),
                 args.wait,
                 log.display(),
-                complaints(&log, begin, true)
+                complaints(&log, begin)
             )));
         }
         std::thread::sleep(POLL);
@@ -382,14 +394,6 @@ fn start_detached(context: &mut Context, args: &UpArgs) -> Result<Status, Failur
             status.pid,
             log.display()
         ))?;
-        let warnings = complaints(&log, begin, false);
-        if !warnings.is_empty() {
-            context.line(&format!(
-                "{}\n{}\n",
-                context.paint(WARN, "It says:"),
-                crate::render::clean_lines(&warnings)
-            ))?;
-        }
     }
     Ok(status)
 }
@@ -483,8 +487,8 @@ fn open_log(path: &Path) -> Result<(File, u64), Failure> {
     Ok((file, begin))
 }
 
-/// What the log says was wrong since `begin`; with `any` its last lines where it names nothing.
-fn complaints(path: &Path, begin: u64, any: bool) -> String {
+/// What the log of a weftd that did not start says since `begin`: its complaints, and its last words in any case.
+fn complaints(path: &Path, begin: u64) -> String {
     let read = || -> io::Result<String> {
         let mut file = File::open(path)?;
         let end = file.metadata()?.len();
@@ -494,24 +498,28 @@ fn complaints(path: &Path, begin: u64, any: bool) -> String {
         Ok(plain(&String::from_utf8_lossy(&bytes)))
     };
     let text = read().unwrap_or_default();
-    let bad = |line: &&str| {
-        ["ERROR", "WARN", "Error:", "panicked", "error:"]
+    let all: Vec<&str> = text.lines().collect();
+    let last = all.len().saturating_sub(LAST_WORDS);
+    let bad = |line: &str| {
+        ["ERROR", "WARN", "panicked"]
             .iter()
             .any(|word| line.contains(word))
     };
-    let mut lines: Vec<&str> = text.lines().filter(bad).collect();
-    if any && lines.is_empty() {
-        lines = text.lines().collect();
+    let told: Vec<&str> = all
+        .iter()
+        .enumerate()
+        .filter(|(at, line)| *at >= last || bad(line))
+        .map(|(_, line)| *line)
+        .collect();
+    if told.is_empty() {
+        return format!("  (its log {} says nothing)", path.display());
     }
-    let from = lines.len().saturating_sub(LOG_LINES);
-    let lines: Vec<String> = lines[from..]
+    let from = told.len().saturating_sub(LOG_LINES);
+    told[from..]
         .iter()
         .map(|line| format!("  {}", clean(line)))
-        .collect();
-    match lines.is_empty() {
-        true if any => format!("  (its log {} is empty)", path.display()),
-        _ => lines.join("\n"),
-    }
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// Without colours.
@@ -562,15 +570,16 @@ mod tests {
         let path = folder.path().join("weftd.log");
         fs::write(&path, "ERROR of yesterday\n").unwrap();
         let (_, begin) = open_log(&path).unwrap();
-        assert_eq!(complaints(&path, begin, false), "");
-        assert!(complaints(&path, begin, true).contains("is empty"));
+        assert!(complaints(&path, begin).contains("says nothing"));
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
-        io::Write::write_all(&mut file, b"INFO fine\n").unwrap();
-        assert_eq!(complaints(&path, begin, true), "  INFO fine");
-        io::Write::write_all(&mut file, b"ERROR port 7117 is in use\n").unwrap();
+        io::Write::write_all(
+            &mut file,
+            b"INFO fine\nWARN no XDP\nINFO b\nINFO c\nweftd: port 7117 is in use\n",
+        )
+        .unwrap();
         assert_eq!(
-            complaints(&path, begin, true),
-            "  ERROR port 7117 is in use"
+            complaints(&path, begin),
+            "  WARN no XDP\n  INFO b\n  INFO c\n  weftd: port 7117 is in use"
         );
     }
 

@@ -16,34 +16,30 @@ use crate::{
 pub(super) fn trace(context: &mut Context, args: &TraceArgs) -> Result<(), Failure> {
     context.catch_interrupts()?;
     let mut client = context.connect()?;
-    if !context.json {
-        let title = format!(
-            "{:>3}  {:<18} {:>8} {:>10}  {}",
-            "HOP", "NODE", "LABEL", "RTT", "SWITCHED IN"
-        );
-        context.line(&format!(
-            "trace to {}",
-            context.paint(BOLD, &clean(&args.node))
-        ))?;
-        context.line(&context.paint(DIM, &title))?;
-    }
-    let mut silent = false;
-    for hop in client.trace(&args.node)? {
+    let mut arrived = false;
+    for (at, hop) in client.trace(&args.node)?.enumerate() {
         let hop = match hop {
             Ok(hop) => hop,
             Err(Error::Cancelled) => return Err(Failure::Shown),
             Err(error) => return Err(error.into()),
         };
-        silent = hop.node_id.is_none();
+        arrived = hop.node_id.is_some();
         if context.json {
             context.item(&hop)?;
-        } else {
-            let line = hop_line(context, &hop);
-            context.line(&line)?;
+            continue;
         }
+        if at == 0 {
+            let title = format!(
+                "{:>3}  {:<18} {:>8} {:>10}  {}",
+                "HOP", "NODE", "LABEL", "RTT", "SWITCHED IN"
+            );
+            context.line(&context.paint(DIM, &title))?;
+        }
+        let line = hop_line(context, &hop);
+        context.line(&line)?;
     }
     // The last hop is the node asked for: without it the path does not work.
-    if silent { Err(Failure::Shown) } else { Ok(()) }
+    if arrived { Ok(()) } else { Err(Failure::Shown) }
 }
 
 fn hop_line(context: &Context, hop: &TraceHop) -> String {

@@ -81,7 +81,7 @@ pub(super) fn show(context: &mut Context, peers: &[Peer]) -> Result<(), Failure>
             .filter(|name| !name.is_empty())
             .or(peer.node_id.as_deref().map(short));
         // While established the detail is a number of seconds.
-        let detail = match peer.detail.parse() {
+        let detail = match peer.detail.trim_end_matches(" s").parse() {
             Ok(seconds) => format!("for {}", duration(seconds)),
             Err(_) => peer.detail.clone(),
         };

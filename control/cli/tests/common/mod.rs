@@ -209,7 +209,7 @@ pub fn mesh(call: &Call) -> Answer {
             {"kind": "route", "what": "fd0a:1b2c:3d4e::/48 dev weft0", "undo": "deleting it"},
         ]),
         Call::Peers => json!([
-            {"address": "192.0.2.2:7117", "node_id": B, "name": "gw-b", "source": "configured", "state": "established", "detail": "3720", "rtt_ms": 1.239},
+            {"address": "192.0.2.2:7117", "node_id": B, "name": "gw-b", "source": "configured", "state": "established", "detail": "3720 s", "rtt_ms": 1.239},
             {"address": "[2001:db8::9]:7117", "node_id": null, "name": null, "source": "added", "state": "connecting", "detail": "no answer to 4 handshakes", "rtt_ms": null},
         ]),
         Call::Links => json!([
