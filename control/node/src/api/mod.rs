@@ -392,7 +392,7 @@ mod tests {
             .write_all(b"{\"id\":7,\"call\":\"status\"}\n\nnonsense\n")
             .await
             .unwrap();
-        let mut answers = vec![
+        let mut answers = [
             line(&mut stream).await.unwrap(),
             line(&mut stream).await.unwrap(),
         ];

@@ -141,7 +141,7 @@ impl Daemon {
                 _,
             ) => {
                 let hop = api::TraceHop {
-                    hop: hop.into(),
+                    hop,
                     node_id: Some(node.to_string()),
                     name: Some(names.of(node)),
                     label: label.map(|label| label.0),
@@ -152,7 +152,7 @@ impl Daemon {
             }
             (Answer::TraceTimeout { hop }, _) => {
                 let hop = api::TraceHop {
-                    hop: hop.into(),
+                    hop,
                     node_id: None,
                     name: None,
                     label: None,

@@ -131,27 +131,24 @@ impl Daemon {
                 interface: name.to_owned(),
             }]),
         );
-        let report = self.plane.attach(name, index);
-        let unwanted = match (mode, report.mode) {
-            (XdpMode::Native, ForwardMode::KernelGeneric) => {
-                Some("only generic XDP is possible, and `mode = \"native\"` under [xdp]")
+        let wanted: &[ForwardMode] = match mode {
+            XdpMode::Native => &[ForwardMode::KernelNative],
+            XdpMode::Generic => &[ForwardMode::KernelGeneric],
+            XdpMode::Auto | XdpMode::Off => {
+                &[ForwardMode::KernelNative, ForwardMode::KernelGeneric]
             }
-            _ => None,
         };
-        match unwanted {
-            Some(reason) => {
-                if let Err(error) = self.plane.detach(index) {
-                    tracing::warn!(%error, interface = name, "detaching");
-                }
-                self.modes.insert(index, ForwardMode::UserSpace);
-                self.reasons.insert(index, reason.to_owned());
+        let mut report = self.plane.attach_in(name, index, wanted);
+        // An earlier run with another configuration may have attached it otherwise.
+        if report.mode != ForwardMode::UserSpace && !wanted.contains(&report.mode) {
+            if let Err(error) = self.plane.detach(index) {
+                tracing::warn!(%error, interface = name, "detaching");
             }
-            None => {
-                self.modes.insert(index, report.mode);
-                self.reasons
-                    .insert(index, report.reason.clone().unwrap_or_default());
-            }
+            report = self.plane.attach_in(name, index, wanted);
         }
+        self.modes.insert(index, report.mode);
+        self.reasons
+            .insert(index, report.reason.unwrap_or_default());
         if self.modes.get(&index) == Some(&ForwardMode::UserSpace) {
             let gone =
                 |change: &Change| matches!(change, Change::Xdp { interface } if interface == name);

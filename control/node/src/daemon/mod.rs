@@ -68,6 +68,8 @@ const SNAPSHOT_GAP: Duration = Duration::from_millis(250);
 const SETTLE: Duration = Duration::from_millis(20);
 /// Between confirmations of the neighbours in use.
 const CONFIRM: Duration = Duration::from_secs(15);
+/// The record of host changes, in the state folder.
+const RECORD: &str = "host.json";
 /// How long the core may take to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -90,7 +92,7 @@ pub fn check(layout: &Layout) -> Result<String> {
 /// Undoes what an earlier run left on the host, without starting. Tells what was done, line by line.
 pub fn undo(layout: &Layout) -> Result<Vec<String>> {
     let state = StateDir::open(&layout.state)?;
-    let (mut record, notice) = Record::load(&state.file("host.json"))?;
+    let (mut record, notice) = Record::load(&state.file(RECORD))?;
     let mut done: Vec<String> = notice.into_iter().collect();
     done.extend(undo_changes(&mut record, &layout.socket)?);
     // Without the tables that went with the pins the snapshot describes nothing that exists.
@@ -117,12 +119,10 @@ fn undo_changes(record: &mut Record, socket: &std::path::Path) -> Result<Vec<Str
                     path.display()
                 ));
             }
-            Change::Socket { path } if path == socket => {
-                if path.exists() {
-                    std::fs::remove_file(path)
-                        .with_context(|| format!("removing {}", path.display()))?;
-                    done.push(format!("removed the socket {}", path.display()));
-                }
+            Change::Socket { path } if path == socket && path.exists() => {
+                std::fs::remove_file(path)
+                    .with_context(|| format!("removing {}", path.display()))?;
+                done.push(format!("removed the socket {}", path.display()));
             }
             // Detached with its pin; the rest ended with the process.
             _ => {}
@@ -183,10 +183,28 @@ struct Daemon {
 
 /// Runs until told to stop.
 pub async fn run(layout: Layout) -> Result<()> {
+    // What an earlier run left in the kernel goes on forwarding, whatever becomes of this start.
+    let fresh = !layout.state.join(RECORD).exists();
+    let result = serve(layout.clone()).await;
+    if result.is_err() && fresh {
+        match undo(&layout) {
+            Ok(lines) => lines
+                .iter()
+                .for_each(|line| tracing::info!("after the failure: {line}")),
+            Err(error) => tracing::debug!(%error, "undoing after the failure"),
+        }
+    }
+    result
+}
+
+async fn serve(layout: Layout) -> Result<()> {
+    // From here on a signal is a wish to end in order.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     let loaded = setup::load(&layout)?;
     let state = StateDir::open(&layout.state)?;
     let mut notices = BTreeMap::new();
-    let (mut record, notice) = Record::load(&state.file("host.json"))?;
+    let (mut record, notice) = Record::load(&state.file(RECORD))?;
     if let Some(notice) = notice {
         warn(&mut notices, "record", notice);
     }
@@ -196,14 +214,12 @@ pub async fn run(layout: Layout) -> Result<()> {
     // Sockets first: a port in use ends the start before anything on the host is changed.
     let workers = setup::workers(loaded.config.tun.workers);
     let sockets = setup::open_sockets(loaded.config.listen.port, workers)?;
+    let socket = Change::Socket {
+        path: layout.socket.clone(),
+    };
+    keep(&mut notices, record.add([socket]));
     let listener = api::listen(&layout.socket)
         .with_context(|| format!("opening the API socket {}", layout.socket.display()))?;
-    keep(
-        &mut notices,
-        record.add([Change::Socket {
-            path: layout.socket.clone(),
-        }]),
-    );
 
     let core_config = setup::core_config(&loaded);
     let plane_config = setup::plane_config(&loaded, &core_config);
@@ -334,8 +350,6 @@ pub async fn run(layout: Layout) -> Result<()> {
         usize::from(daemon.config.limits.api_clients),
         asks,
     ));
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut confirm = interval(CONFIRM);
@@ -506,7 +520,9 @@ impl Daemon {
 
     /// The kernel had more events than fitted: everything is read anew.
     async fn reopen_netlink(&mut self) -> Result<crate::netlink::Events> {
-        tracing::warn!("the kernel's netlink connection ended, most likely because events were lost; reading everything anew");
+        tracing::warn!(
+            "the kernel's netlink connection ended, most likely because events were lost; reading everything anew"
+        );
         let (netlink, events) = Netlink::open()?;
         self.host = netlink.dump().await?;
         self.netlink = netlink;

@@ -86,6 +86,9 @@ impl Rules {
     }
 }
 
+/// No path worth having carries less.
+const MIN_INNER_MTU: u32 = 576;
+
 /// The MTU of the overlay's route before a path is known: what fits the smallest underlay, in the larger encapsulation.
 pub(crate) fn default_inner_mtu(addresses: &[UnderlayAddress]) -> u32 {
     let smallest = addresses
@@ -94,7 +97,10 @@ pub(crate) fn default_inner_mtu(addresses: &[UnderlayAddress]) -> u32 {
         .map(|address| u32::from(address.mtu))
         .min();
     let overhead = 48 + crate::data::worker::OVERHEAD as u32;
-    smallest.unwrap_or(1500).saturating_sub(overhead).max(1280)
+    smallest
+        .unwrap_or(1500)
+        .saturating_sub(overhead)
+        .max(MIN_INNER_MTU)
 }
 
 #[cfg(test)]

@@ -287,7 +287,7 @@ impl Worker {
             for (socket, poll) in sockets.iter().zip(&polls[1..]) {
                 // Errors pending on a socket (ICMP) are cleared by receiving.
                 if poll.revents != 0 {
-                    self.from_socket(socket);
+                    self.take_from_socket(socket);
                 }
             }
             if let Some(last) = polls.get_mut(1 + self.sockets.len())
@@ -300,7 +300,7 @@ impl Worker {
                     last.fd = -1;
                     self.tun = None;
                 } else {
-                    self.from_tun();
+                    self.take_from_tun();
                 }
             }
             if !self.waiting.is_empty() {
@@ -315,7 +315,7 @@ impl Worker {
         self.shared.count_sent(sent);
     }
 
-    fn from_tun(&mut self) {
+    fn take_from_tun(&mut self) {
         let shared = self.shared.clone();
         let table = shared.sessions.load();
         for _ in 0..TUN_BURST {
@@ -428,7 +428,7 @@ impl Worker {
         }
     }
 
-    fn from_socket(&mut self, socket: &Socket) {
+    fn take_from_socket(&mut self, socket: &Socket) {
         let shared = self.shared.clone();
         let count = match self.rx.receive(socket) {
             Ok(count) => count,

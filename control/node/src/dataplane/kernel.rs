@@ -221,7 +221,12 @@ impl Kernel {
     }
 
     /// Native, else generic, else not at all.
-    pub(super) fn attach(&mut self, interface: &str, ifindex: u32) -> AttachReport {
+    pub(super) fn attach(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        modes: &[ForwardMode],
+    ) -> AttachReport {
         if let Some(attached) = self.links.get(&ifindex) {
             return attached.report.clone();
         }
@@ -230,6 +235,9 @@ impl Kernel {
             (ForwardMode::KernelNative, XdpMode::Driver),
             (ForwardMode::KernelGeneric, XdpMode::Skb),
         ] {
+            if !modes.contains(&mode) {
+                continue;
+            }
             match self.attach_in(ifindex, mode, flag) {
                 Ok((path, link)) => {
                     let reason = (!why.is_empty()).then(|| why.join("; "));

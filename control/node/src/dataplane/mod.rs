@@ -441,6 +441,17 @@ impl Dataplane {
 
     /// Attaches to an interface: native, else generic, else not at all. Attaching again changes nothing.
     pub fn attach(&mut self, interface: &str, ifindex: u32) -> AttachReport {
+        let modes = [ForwardMode::KernelNative, ForwardMode::KernelGeneric];
+        self.attach_in(interface, ifindex, &modes)
+    }
+
+    /// [`Dataplane::attach`] in these modes alone.
+    pub fn attach_in(
+        &mut self,
+        interface: &str,
+        ifindex: u32,
+        modes: &[ForwardMode],
+    ) -> AttachReport {
         let Some(kernel) = &mut self.kernel else {
             return AttachReport {
                 ifindex,
@@ -448,7 +459,7 @@ impl Dataplane {
                 reason: Some("the forwarding plane is in user space".to_owned()),
             };
         };
-        let report = kernel.attach(interface, ifindex);
+        let report = kernel.attach(interface, ifindex, modes);
         self.refresh();
         report
     }

@@ -12,6 +12,7 @@ use rtnetlink::{
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
+        address::AddressHeaderFlags,
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
         neighbour::{NeighbourFlags, NeighbourState},
         route::{
@@ -174,7 +175,9 @@ impl Netlink {
         }
         let mut neighbours = std::pin::pin!(self.handle.neighbours().get().execute());
         while let Some(neighbour) = neighbours.next().await {
-            host.apply(&RouteNetlinkMessage::NewNeighbour(neighbour.map_err(failed)?));
+            host.apply(&RouteNetlinkMessage::NewNeighbour(
+                neighbour.map_err(failed)?,
+            ));
         }
         Ok(host)
     }
@@ -259,25 +262,25 @@ impl Netlink {
             })
     }
 
-    /// Gives an interface an address.
+    /// Gives an interface an address, usable at once (without duplicate address detection).
     pub async fn add_address(
         &self,
         link: u32,
         address: IpAddr,
         prefix_len: u8,
     ) -> Result<(), NetlinkError> {
-        self.handle
+        let mut request = self
+            .handle
             .address()
             .add(link, address, prefix_len)
-            .replace()
-            .execute()
-            .await
-            .map_err(|error| {
-                NetlinkError::new(
-                    format!("adding address {address}/{prefix_len} to interface {link}"),
-                    &error,
-                )
-            })
+            .replace();
+        if address.is_ipv6() {
+            request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
+        }
+        request.execute().await.map_err(|error| {
+            let what = format!("adding address {address}/{prefix_len} to interface {link}");
+            NetlinkError::new(what, &error)
+        })
     }
 
     /// Makes or replaces a route through an interface.
