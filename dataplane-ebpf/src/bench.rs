@@ -36,6 +36,9 @@ pub struct Template {
     payload_len: u32,
     /// Lanes used, one after the other: two to this power, at most 4.
     lane_bits: u32,
+    /// 1: also counts the lane up in the last byte of the IPv4 destination, as if each flow went elsewhere.
+    spread: u32,
+    reserved: u32,
     /// The packet's first bytes, without sequence number and tag.
     head: [u8; 96],
 }
@@ -85,6 +88,11 @@ fn write<const LEN: usize>(ctx: &XdpContext, template: &mut Template) -> u32 {
     while i < 4 {
         out[at + 4 + i] = seq[i];
         i += 1;
+    }
+    if LEN == V4_LEN && template.spread != 0 {
+        // The template's destination ends in 0 and its checksum in 16 or more: no carry.
+        out[33] = lane as u8;
+        out[25] -= lane as u8;
     }
     let word = |from: usize| {
         u64::from_le_bytes([

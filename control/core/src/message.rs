@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Longest control message in bytes, all its fragments together.
-pub const MAX_MESSAGE: usize = 24 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 24 * 1024;
 /// Most LSPs named in one refresh or unknown message.
 pub(crate) const MAX_IDS: usize = 64;
 /// Longest onion in an LSP set-up.
@@ -45,6 +45,8 @@ pub(crate) struct Hello {
     pub(crate) mtu: u16,
     /// Asks for a hello in answer at once.
     pub(crate) urgent: bool,
+    /// Traffic comes on this link: the other end should probe it often.
+    pub(crate) busy: bool,
     /// Of the reverse direction; none while nothing is heard.
     pub(crate) report: Option<Report>,
 }
@@ -187,23 +189,6 @@ pub(crate) enum Message {
 }
 
 impl Message {
-    pub(crate) const fn name(&self) -> &'static str {
-        match self {
-            Self::Hello(_) => "hello",
-            Self::Goodbye => "goodbye",
-            Self::Handshake(_) => "rekey",
-            Self::Topology(_) => "topology",
-            Self::Routed { .. } => "routed",
-            Self::LspSetup { .. } => "lsp_setup",
-            Self::LspAnswer { .. } => "lsp_answer",
-            Self::LspRefresh { .. } => "lsp_refresh",
-            Self::LspUnknown { .. } => "lsp_unknown",
-            Self::LspTeardown { .. } => "lsp_teardown",
-            Self::LspNotice { .. } => "lsp_notice",
-            Self::LabelUnknown { .. } => "label_unknown",
-        }
-    }
-
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(128);
         match self {
@@ -212,7 +197,8 @@ impl Message {
                     .u32(hello.sequence)
                     .u64(hello.sent_at)
                     .u16(hello.mtu)
-                    .bool(hello.urgent);
+                    .bool(hello.urgent)
+                    .bool(hello.busy);
                 w.bool(hello.report.is_some());
                 if let Some(Report { heard, measured: m }) = hello.report {
                     w.u32(heard)
@@ -289,6 +275,7 @@ impl Message {
                 sent_at: r.u64()?,
                 mtu: r.u16()?,
                 urgent: r.bool("urgent")?,
+                busy: r.bool("busy")?,
                 report: if r.bool("report")? {
                     Some(Report {
                         heard: r.u32()?,
@@ -422,6 +409,7 @@ mod tests {
                 sent_at: 2,
                 mtu: 1500,
                 urgent: true,
+                busy: false,
                 report: None,
             }),
             Message::Hello(Hello {
@@ -429,6 +417,7 @@ mod tests {
                 sent_at: 2,
                 mtu: 1500,
                 urgent: false,
+                busy: true,
                 report: Some(Report { heard: 9, measured }),
             }),
             Message::Goodbye,

@@ -19,7 +19,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 use crate::{identity::Identity, io::Randomness};
 
 /// Bytes an AEAD adds.
-pub const TAG_LEN: usize = 16;
+pub(crate) const TAG_LEN: usize = 16;
 
 /// The handshakes Weft uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ impl Pattern {
 /// A handshake failed: the message is not of this network, not for this node, forged or damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the Noise handshake failed: not of this network, not for this node, or damaged")]
-pub struct NoiseFailed;
+pub(crate) struct NoiseFailed;
 
 impl From<snow::Error> for NoiseFailed {
     fn from(_: snow::Error) -> Self {
@@ -151,7 +151,8 @@ pub(crate) fn mask(key: &[u8; 32], data: &mut [u8]) {
     let key = LessSafeKey::new(
         UnboundKey::new(&CHACHA20_POLY1305, key).expect("a ChaCha20 key has 32 bytes"),
     );
-    key.seal_in_place_separate_tag(nonce(0), Aad::empty(), data)
+    let _tag = key
+        .seal_in_place_separate_tag(nonce(0), Aad::empty(), data)
         .expect("messages are far below 2^38 bytes");
 }
 

@@ -84,6 +84,30 @@ fn converge(net: &mut Net, limit_s: u64, what: &str) -> Truth {
                 log_of(net, about, 15)
             );
         }
+        if number("WEFT_SIM_VERBOSE").is_some() {
+            let (at, about, believes) = wrong[0];
+            let now = net.world.now;
+            println!(
+                "    {:.1} s: {} wrong, n{at} of n{about}: {believes}",
+                now.0 as f64 / 1e6,
+                wrong.len()
+            );
+            let node = net.world.hosts[at].node.as_ref().expect("it runs");
+            let to = net.world.hosts[about].id;
+            if believes {
+                let why = node.why(now, to, &Default::default());
+                let hops = why
+                    .path
+                    .iter()
+                    .map(|h| (net.world.number(&h.from), net.world.number(&h.to)));
+                let hops: Vec<_> = hops.filter_map(|(a, b)| Some((a?, b?))).collect();
+                let bad = hops.iter().find(|hop| !truth.links.contains(hop));
+                println!("      by {hops:?}, of which {bad:?} is not true");
+                if let Some(&(a, b)) = bad {
+                    print!("{}{}", log_of(net, a, 8), log_of(net, b, 8));
+                }
+            }
+        }
         net.world.run_ms(1000);
     }
 }
@@ -106,7 +130,7 @@ fn pairs(net: &mut Net, truth: &Truth, rng: &mut Rng, wanted: usize) -> Vec<(usi
 /// Keeps sending on each pair until something arrives; then sends a burst of which most must.
 fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
     let start = net.world.now;
-    let mut open = pairs.to_vec();
+    let (mut open, mut last) = (pairs.to_vec(), None);
     let got = |net: &Net, a: usize, b: usize, since: Micros| {
         let from = net.world.hosts[a].id;
         net.world.hosts[b]
@@ -135,6 +159,7 @@ fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
             net.world.send(a, to);
         }
         net.world.run_ms(250);
+        last = open.first().copied();
         open.retain(|&(a, b)| got(net, a, b, start) == 0);
     }
     println!(
@@ -142,6 +167,12 @@ fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
         pairs.len(),
         net.world.now.since(start).0 as f64 / 1e6
     );
+    if net.world.now.since(start).as_secs() >= 5
+        && let Some((a, b)) = last
+    {
+        println!("  the last was n{a} to n{b}");
+        print!("{}{}", log_of(net, a, 25), log_of(net, b, 25));
+    }
     let since = net.world.now;
     let mut sent = 0;
     for _ in 0..20 {

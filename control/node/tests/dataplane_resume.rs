@@ -52,6 +52,8 @@ fn template(label: u32) -> Template {
         family: 4,
         payload_len: 28,
         lane_bits: 2,
+        spread: 0,
+        reserved: 0,
         head,
     }
 }
@@ -101,7 +103,7 @@ fn daemon_restarts_lose_no_packet() {
         switch_to_sink(&mut plane);
 
         let mut programs = Programs::load();
-        programs.attach("sink", ifindex("sink0"));
+        let _sink = programs.attach("sink", ifindex("sink0"));
         let from = ifindex("gen0");
         programs.set_template(&template(SWAP_V4));
 
@@ -168,7 +170,7 @@ fn a_changed_egress_is_never_torn() {
         }
         switch_to_sink(&mut plane);
         let mut programs = Programs::load();
-        programs.attach("sink", ifindex("sink0"));
+        let _sink = programs.attach("sink", ifindex("sink0"));
         let from = ifindex("gen0");
         programs.set_template(&template(SWAP_V4));
         let done = &AtomicBool::new(false);

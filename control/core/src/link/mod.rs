@@ -516,16 +516,20 @@ impl Links {
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
-        if link
-            .hello_heard
-            .is_some_and(|heard| hello.sequence <= heard)
-        {
-            context.out.count("hello_old");
-        } else {
-            link.hello_heard = Some(hello.sequence);
-            if direct {
+        // Only what comes directly shows that this node hears the neighbour.
+        if direct {
+            if link.hello_heard.is_none_or(|heard| hello.sequence > heard) {
+                link.hello_heard = Some(hello.sequence);
                 link.meter.hello(hello.sent_at, now);
+            } else {
+                context.out.count("hello_old");
             }
+        }
+        link.peer_busy = hello.busy;
+        if hello.urgent && link.out_up.is_some() {
+            // The neighbour doubts the link: so does this node, until an echo says otherwise.
+            link.suspect_until = now + Micros::SECOND;
+            link.next_probe = link.next_probe.min(now + Micros::MILLISECOND);
         }
         if hello.mtu >= state::MIN_MTU && hello.mtu != link.peer_mtu {
             link.peer_mtu = hello.mtu;
@@ -572,6 +576,7 @@ impl Links {
             sent_at: now.0,
             mtu: link.own_mtu,
             urgent,
+            busy: link.busy,
             report,
         };
         let message = Message::Hello(hello);

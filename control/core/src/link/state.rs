@@ -57,6 +57,8 @@ pub(crate) enum Proof {
 
 /// Bytes of IP packet every path is taken to carry.
 pub(crate) const MIN_MTU: u16 = 1280;
+/// Probes missed in a row that are ever taken for loss.
+const MAX_MISSES: u32 = 16;
 /// Probes remembered while their echo is awaited.
 const PROBES: usize = 32;
 
@@ -90,6 +92,9 @@ pub(crate) struct Link {
     pub(crate) down_since: Option<Micros>,
     pub(crate) silent: bool,
     pub(crate) busy: bool,
+    pub(crate) peer_busy: bool,
+    /// The neighbour asked whether the link still works: probe often until then.
+    pub(crate) suspect_until: Micros,
 
     pub(crate) next_probe: Micros,
     pub(crate) probes: std::collections::VecDeque<u64>,
@@ -145,6 +150,8 @@ impl Link {
             down_since: Some(now),
             silent: false,
             busy: false,
+            peer_busy: false,
+            suspect_until: Micros(0),
             next_probe: now,
             probes: std::collections::VecDeque::new(),
             unanswered: 0,
@@ -235,6 +242,12 @@ impl Link {
         let sent = u64::from_be_bytes(sent);
         let at = self.probes.iter().position(|probe| *probe == sent)?;
         self.probes.remove(at);
+        // Only a run that ended is loss; one that goes on may be the end of the link.
+        if self.unanswered <= MAX_MISSES {
+            for _ in 0..self.unanswered {
+                self.echo_loss += (65_536 - self.echo_loss) / 16;
+            }
+        }
         self.unanswered = 0;
         self.echoes_in_row = self.echoes_in_row.saturating_add(1);
         self.echo_loss -= self.echo_loss / 16;
@@ -249,7 +262,7 @@ impl Link {
             return configured;
         }
         let needed = (0.0005_f64.ln() / loss.min(0.9).ln()).ceil();
-        (needed as u32).clamp(configured, configured.max(16))
+        (needed as u32).clamp(configured, configured.max(MAX_MISSES))
     }
 
     pub(crate) fn push_epoch(

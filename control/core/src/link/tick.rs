@@ -13,6 +13,9 @@ use crate::{
     node::{Event, context::Context},
 };
 
+/// Control frames after which new keys are due, far below what the counter holds.
+const MANY_FRAMES: u32 = 1 << 20;
+
 impl Links {
     pub(crate) fn handle_timeout(&mut self, context: &mut Context<'_>) {
         while let Some(timer) = self.deadlines.pop_due(context.now) {
@@ -131,7 +134,10 @@ impl Links {
             return;
         };
         let now = context.now;
-        let interval = match (link.alive(), link.busy) {
+        let interval = match (
+            link.alive(),
+            link.busy || link.peer_busy || now < link.suspect_until,
+        ) {
             (false, _) => Micros(timers.probe_idle.0 * 3),
             (true, true) => timers.probe_busy,
             (true, false) => timers.probe_idle,
@@ -141,7 +147,6 @@ impl Links {
         if !link.probes.is_empty() && !late {
             link.unanswered += 1;
             link.echoes_in_row = 0;
-            link.echo_loss += (65_536 - link.echo_loss) / 16;
         }
         link.probes
             .retain(|sent| now.since(Micros(*sent)) < Micros::from_secs(2));
@@ -177,7 +182,7 @@ impl Links {
         let echoed = link.last_echo.is_some_and(|at| now.since(at) <= patience);
         let control_silent = now.since(link.last_control) > patience;
         let deaf = link.in_up && now.since(link.last_arrival) > patience;
-        if link.alive() && control_silent && !link.silent {
+        if echoed && link.unanswered == 0 && control_silent && !link.silent {
             link.silent = true;
             let node = link.peer;
             context
@@ -204,12 +209,14 @@ impl Links {
         if deaf {
             self.set_in_down(context, key, "it is silent");
         }
-        let capacity = 0;
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
+        if link.epoch().is_some_and(|e| e.frames.sent() > MANY_FRAMES) {
+            link.rekey_at = link.rekey_at.min(now);
+        }
         if link.in_up {
-            let fresh = link.meter.measured(capacity);
+            let fresh = link.meter.measured(0);
             if link.advertised.update(now, fresh) {
                 self.events.push_back(super::LinkEvent::Advertise);
             }

@@ -66,7 +66,17 @@ impl Links {
             }
             return;
         }
-        let other = self.locals_for(path.remote).into_iter().find(|ip| {
+        let peer = link.peer;
+        // Where another link carries on there is no need to try our luck from an address that may not lead there.
+        let backed = self.links.values().any(|l| {
+            l.peer == peer && l.key != key && l.out_up.is_some() && self.usable(l.path.local.ip())
+        });
+        let candidates = if backed {
+            Vec::new()
+        } else {
+            self.locals_for(path.remote)
+        };
+        let other = candidates.into_iter().find(|ip| {
             let moved = UnderlayPath {
                 local: SocketAddr::new(*ip, path.local.port()),
                 remote: path.remote,
@@ -85,8 +95,8 @@ impl Links {
                 self.send_probe_now(key);
             }
             None => {
-                self.set_in_down(context, key, "its interface is down");
                 self.set_out(context, key, None, "its interface is down");
+                self.set_in_down(context, key, "its interface is down");
             }
         }
     }

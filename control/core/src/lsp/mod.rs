@@ -84,11 +84,11 @@ pub(crate) enum LspEvent {
         mode: crate::io::ForwardMode,
     },
     /// A hop reports that packets do not fit.
-    TooBig { id: SourceId, payload_mtu: u16 },
+    TooBig { id: SourceId },
     /// An LSP ends here: its set-up awaits the session's word (see [`Lsps::accept`], [`Lsps::refuse`]).
     Arrived { id: PassId, payload: Vec<u8> },
     /// An LSP that ended here is gone.
-    Gone { label: Label, peer: Option<NodeId> },
+    Gone { label: Label },
 }
 
 /// All LSPs of a node.
@@ -224,12 +224,11 @@ impl Lsps {
     ) {
         match self.by_out.get(&(from, id)).copied() {
             Some(Owner::Pass(pass)) => {
-                self.notify(context, links, pass, Notice::Broken);
+                self.notify(context, links, pass, Notice::Forgotten);
                 self.remove_pass(context, links, pass, false);
             }
             Some(Owner::Source(source)) => {
-                let edge = self.sources.get(&source).and_then(|s| s.edge(0));
-                self.break_source(source, "the first hop forgot it", edge);
+                self.break_source(source, "the first hop forgot it", None);
             }
             None => {}
         }
@@ -447,7 +446,9 @@ impl Lsps {
                     payload_mtu,
                 }
             }
-            Exception::UnknownLabel | Exception::NoNextHop => Notice::Broken,
+            Exception::NoNextHop => Notice::Broken,
+            // By the time it is looked at, the label is there.
+            Exception::UnknownLabel => return,
         };
         self.notify(context, links, id, notice);
     }

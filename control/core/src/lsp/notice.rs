@@ -31,6 +31,8 @@ pub(crate) enum Notice {
     TooBig { counter: u64, payload_mtu: u16 },
     /// The link to the next hop does not carry any more, or the next hop forgot the LSP.
     Broken,
+    /// The next hop does not know the LSP any more (it restarted); the link to it works.
+    Forgotten,
     /// The egress has no session for this LSP (any more).
     NoSession,
     /// The set-up was refused here.
@@ -67,6 +69,9 @@ impl Notice {
             }
             Self::Refused => {
                 w.u8(5);
+            }
+            Self::Forgotten => {
+                w.u8(6);
             }
         }
         let mut plain = w.finish();
@@ -118,6 +123,7 @@ impl Notice {
             3 => Self::Broken,
             4 => Self::NoSession,
             5 => Self::Refused,
+            6 => Self::Forgotten,
             value => {
                 return Err(WireError::Value {
                     field: "notice",
@@ -150,6 +156,7 @@ mod tests {
             Notice::Broken,
             Notice::NoSession,
             Notice::Refused,
+            Notice::Forgotten,
         ];
         for notice in notices {
             let sealed = notice.seal(&keys[1], 42);

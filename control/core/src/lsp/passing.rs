@@ -456,9 +456,9 @@ impl Lsps {
                     links.send_to(context, &successor, &Message::LspTeardown { id: id_out });
                 }
             }
-            Role::Egress { peer, .. } => {
+            Role::Egress { .. } => {
                 if let Some(label) = pass.in_label {
-                    self.events.push_back(LspEvent::Gone { label, peer });
+                    self.events.push_back(LspEvent::Gone { label });
                 }
             }
         }

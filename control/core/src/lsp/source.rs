@@ -284,9 +284,10 @@ impl Lsps {
                 let payload_mtu = payload_mtu.max(crate::link::state::MIN_MTU - 48);
                 if payload_mtu < source.payload_mtu {
                     source.payload_mtu = payload_mtu;
-                    self.events.push_back(LspEvent::TooBig { id, payload_mtu });
+                    self.events.push_back(LspEvent::TooBig { id });
                 }
             }
+            Notice::Forgotten => self.break_source(id, "a hop forgot it", None),
             Notice::Broken => {
                 let edge = source.edge(hop + 1);
                 self.break_source(id, "a hop reports its link to the next as down", edge);

@@ -41,7 +41,6 @@ impl From<WireError> for SessionRefused {
 
 /// What a finished handshake gives.
 pub(crate) struct Agreed {
-    pub(crate) peer: NodeId,
     /// The peer's name for the session.
     pub(crate) peer_session: u64,
     pub(crate) epoch: u8,
@@ -153,14 +152,7 @@ impl Offer {
             .u8(code)
             .u8(epoch);
         let message = noise::write(&mut self.state, writer.as_slice())?;
-        let agreed = agreed(
-            &mut self.state,
-            false,
-            self.peer,
-            self.peer_session,
-            epoch,
-            cipher,
-        );
+        let agreed = agreed(&mut self.state, false, self.peer_session, epoch, cipher);
         Ok((agreed, message))
     }
 }
@@ -168,7 +160,6 @@ impl Offer {
 pub(crate) fn read_second(
     config: &Config,
     mut state: Box<HandshakeState>,
-    peer: NodeId,
     message: &[u8],
 ) -> Result<Agreed, SessionRefused> {
     let payload = noise::read(&mut state, message)?;
@@ -180,13 +171,12 @@ pub(crate) fn read_second(
     if code != expected {
         return Err(SessionRefused::Cipher);
     }
-    Ok(agreed(&mut state, true, peer, peer_session, epoch, cipher))
+    Ok(agreed(&mut state, true, peer_session, epoch, cipher))
 }
 
 fn agreed(
     state: &mut HandshakeState,
     initiator: bool,
-    peer: NodeId,
     peer_session: u64,
     epoch: u8,
     cipher: Cipher,
@@ -200,7 +190,6 @@ fn agreed(
         (data(&back), data(&forth))
     };
     Agreed {
-        peer,
         peer_session,
         epoch,
         keys: SessionKeys { cipher, tx, rx },
@@ -234,7 +223,7 @@ mod tests {
             (a.identity.id(), 11, 5)
         );
         let (at_b, two) = offer.answer(b, 22, 6).unwrap();
-        (read_second(a, state, b.identity.id(), &two).unwrap(), at_b)
+        (read_second(a, state, &two).unwrap(), at_b)
     }
 
     #[test]
@@ -269,7 +258,7 @@ mod tests {
         writer.u64(22).u8(AES).u8(1).u8(6);
         let two = noise::write(&mut offer.state, writer.as_slice()).unwrap();
         assert_eq!(
-            read_second(&a, state, b.identity.id(), &two).err(),
+            read_second(&a, state, &two).err(),
             Some(SessionRefused::Cipher)
         );
     }

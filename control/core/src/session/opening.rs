@@ -228,7 +228,7 @@ impl Sessions {
         let Some(session) = self.sessions.get(&index) else {
             return false;
         };
-        match handshake::read_second(context.config, state, session.peer, reply) {
+        match handshake::read_second(context.config, state, reply) {
             Ok(agreed) => {
                 self.add_epoch(context, index, agreed, true, true);
                 true
@@ -510,7 +510,7 @@ impl Sessions {
         let Some(rekey) = session.rekey.take() else {
             return;
         };
-        match handshake::read_second(context.config, rekey.state, session.peer, noise) {
+        match handshake::read_second(context.config, rekey.state, noise) {
             Ok(agreed) => {
                 self.add_epoch(context, index, agreed, true, false);
                 self.tend_confirm(context, mesh, index);

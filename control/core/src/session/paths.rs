@@ -1,9 +1,9 @@
 //! The LSPs of sessions: primary and standby, switch-over, make-before-break.
 
 use super::{
-    message::Purpose,
+    message::{Purpose, SessionMessage},
     opening::{attach_mac, attach_reply},
-    table::{Mesh, Pending, PendingRole, Session, Sessions, forgotten},
+    table::{Mesh, Pending, PendingRole, Session, Sessions, TTL, forgotten},
 };
 use crate::{
     identity::NodeId,
@@ -114,7 +114,11 @@ impl Sessions {
         let Some(peer) = self.sessions.get(&index).map(|s| s.peer) else {
             return;
         };
-        let path = mesh.topology.path(peer, &self.constraints(now));
+        // What was found broken is avoided, unless nothing is left then: the news may be out of date.
+        let path = mesh
+            .topology
+            .path(peer, &self.constraints(now))
+            .or_else(|_| mesh.topology.path(peer, &Constraints::default()));
         let Some(session) = self.sessions.get_mut(&index) else {
             return;
         };
@@ -318,8 +322,11 @@ impl Sessions {
             context.out.count("lsp_switches");
             context.out.event(Event::LspSwitched { to, path, why });
         }
+        // The peer may be waiting for a first sign over a way back there was none for until now.
+        self.send(context, index, &SessionMessage::Ack, None, TTL);
         self.tend_confirm(context, mesh, index);
         self.run_waiting(context, mesh, index);
+        self.pay_owed(context, index);
     }
 
     /// Tells the shell what to send on, where that changed.
@@ -438,9 +445,16 @@ impl Sessions {
                 self.use_as_primary(context, mesh, index, standby, "the path in use broke")
             }
             None => {
-                // It stays in use until there is another: the break may be over before that.
+                // Where a link broke it stays in use until there is another: the break may be over before that.
                 if let Some(old) = session.primary.take() {
                     session.retiring.push((old, now + Micros::from_secs(30)));
+                }
+                if edge.is_none() {
+                    session.ingress = None;
+                    context.out.push(Output::Session(SessionOp::SetIngress {
+                        session: index,
+                        ingress: None,
+                    }));
                 }
                 session.next_try = now;
             }

@@ -528,6 +528,7 @@ impl Sessions {
         session.last_heard = context.now;
         context.out.count("session_messages_received");
         self.on_epoch_heard(context, index, epoch);
+        self.run_waiting(context, mesh, index);
         match SessionMessage::decode(bytes) {
             Err(_) => context.out.count("session_message_malformed"),
             Ok(SessionMessage::Confirm) => {
@@ -560,7 +561,7 @@ impl Sessions {
         let session_of = |sessions: &Self, id: &SourceId| sessions.by_source.get(id).copied();
         match event {
             LspEvent::Arrived { id, payload } => self.on_arrived(context, mesh, id, &payload),
-            LspEvent::Gone { label, .. } => {
+            LspEvent::Gone { label } => {
                 let index = self
                     .sessions
                     .values()
@@ -617,7 +618,7 @@ impl Sessions {
                     self.tend(context, mesh, index);
                 }
             }
-            LspEvent::TooBig { id, .. } => {
+            LspEvent::TooBig { id } => {
                 if let Some(index) = session_of(self, &id) {
                     self.refresh_ingress(context, mesh, index);
                 }

@@ -47,9 +47,10 @@ const ARRIVAL_INTERVAL: u64 = SECOND;
 pub struct FloodTimers {
     /// Lifetime given to own LSAs, seconds. They are refreshed at about half of it.
     pub lifetime_s: u16,
-    /// Least time between two own LSAs.
+    /// Least time between two own LSAs that say of links or nodes that they came or went.
     pub originate_min: Micros,
-    /// The longest that time grows to while the content keeps changing.
+    /// The longest that time grows to while they keep coming and going; also the time between two own LSAs in which
+    /// nothing but figures of links changed.
     pub originate_max: Micros,
     /// Time between two comparisons with a neighbour while nothing differs.
     pub sync_interval: Micros,
@@ -114,8 +115,25 @@ struct Origination {
     /// Issue again though the content is the same (an LSA from before a restart was heard).
     supersede: bool,
     last: Option<Micros>,
-    interval: u64,
+    /// From when on an urgent one may be issued.
+    urgent_from: Micros,
+    /// When the urgent ones so far will be forgotten.
+    cool_at: Micros,
     refresh_at: Option<Micros>,
+}
+
+impl Origination {
+    /// Whether more has changed than figures of links: those wait, so that they never hold up the news of a link that
+    /// is gone.
+    fn is_urgent(&self) -> bool {
+        match (&self.wanted, &self.issued) {
+            (Some(wanted), Some(issued)) => {
+                self.supersede || !wanted.differs_in_figures_only(issued)
+            }
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
 }
 
 impl Flooding {
@@ -242,13 +260,16 @@ impl Flooding {
     fn originate_at(&self) -> Option<Micros> {
         let own = &self.own;
         let wanted = own.wanted.as_ref()?;
-        let at = if own.issued.as_ref() != Some(wanted) || own.supersede {
-            own.last
-                .map_or(Micros(0), |last| Micros(last.0 + own.interval))
-        } else {
-            own.refresh_at?
-        };
-        Some(at)
+        if own.is_urgent() {
+            return Some(own.urgent_from);
+        }
+        if own.issued.as_ref() != Some(wanted) {
+            return Some(
+                own.last
+                    .map_or(Micros(0), |at| at + self.timers.originate_max),
+            );
+        }
+        own.refresh_at
     }
 
     fn originate_if_due(&mut self, now: Micros) {
@@ -272,15 +293,14 @@ impl Flooding {
         } else {
             lifetime_s
         };
-        let quiet = self
-            .own
-            .last
-            .is_none_or(|last| now.0.saturating_sub(last.0) > 2 * self.own.interval);
-        self.own.interval = if quiet {
-            originate_min.0
-        } else {
-            (self.own.interval * 2).min(originate_max.0)
-        };
+        if self.own.is_urgent() {
+            // Each one doubles the wait for the next, and half the longest wait without one halves it again.
+            let cools = originate_max.0 / 2;
+            self.own.cool_at = self.own.cool_at.max(now) + Micros(cools);
+            let heat = (self.own.cool_at.since(now).0 / cools.max(1)).clamp(1, 16) - 1;
+            let wait = (originate_min.0 << heat).min(originate_max.0);
+            self.own.urgent_from = now + Micros(wait);
+        }
         self.own.sequence = self.own.sequence.saturating_add(1);
         self.own.last = Some(now);
         self.own.supersede = false;

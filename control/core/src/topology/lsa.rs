@@ -466,6 +466,19 @@ pub enum LsaError {
 }
 
 impl LsaContent {
+    /// Whether two contents (normalised) say the same but for what was measured. Equal ones do.
+    #[must_use]
+    pub fn differs_in_figures_only(&self, other: &Self) -> bool {
+        let name = |l: &HearLink| (l.from, l.link);
+        let rest = |c: &Self| (c.overload, c.no_transit, c.withdrawn);
+        rest(self) == rest(other)
+            && self.name == other.name
+            && self.sends == other.sends
+            && self.hears.iter().map(name).eq(other.hears.iter().map(name))
+            && self.prefixes == other.prefixes
+            && self.services == other.services
+    }
+
     /// The links it sends on to a node, ascending by link id. Meaningful once normalised.
     #[must_use]
     pub fn sent_to(&self, node: NodeId) -> &[SendLink] {

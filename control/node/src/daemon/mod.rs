@@ -362,7 +362,7 @@ pub async fn run(layout: Layout) -> Result<()> {
             Some((name, addresses)) = names.recv() => daemon.name_resolved(&name, addresses),
             _ = second.tick() => daemon.every_second(),
             _ = confirm.tick() => {
-                if let Err(error) = daemon.resolver.refresh(&daemon.netlink).await {
+                if let Err(error) = daemon.resolver.refresh(&daemon.host, &daemon.netlink).await {
                     tracing::debug!(%error, "confirming neighbours");
                 }
             }

@@ -163,7 +163,7 @@ impl Resolver {
     }
 
     /// Has the kernel confirm the neighbours that next hops are sent to.
-    pub(crate) async fn refresh(&self, netlink: &Netlink) -> Result<(), NetlinkError> {
+    pub(crate) async fn refresh(&self, host: &Host, netlink: &Netlink) -> Result<(), NetlinkError> {
         let mut neighbours: Vec<_> = self
             .hops
             .values()
@@ -172,6 +172,7 @@ impl Resolver {
             .collect();
         neighbours.sort_unstable();
         neighbours.dedup();
+        neighbours.retain(|(link, neighbour)| !host.is_fixed(*link, *neighbour));
         for (link, neighbour) in neighbours {
             netlink.probe(link, neighbour).await?;
         }

@@ -402,7 +402,7 @@ impl Dataplane {
     }
 
     /// Applies one operation. Applying one again that stands already changes nothing: windows and sequence numbers of
-    /// an identical slot or next hop go on. A new next hop is down until `SetNextHopUp`, and sent by the daemon until
+    /// an identical slot or next hop go on. A new next hop is sent by the daemon until
     /// [`Dataplane::set_egress`].
     pub fn apply(&mut self, op: &DataplaneOp) -> Result<(), Error> {
         self.projection.apply(&self.shared.memory, op)

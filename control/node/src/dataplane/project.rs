@@ -94,7 +94,7 @@ impl Projection {
                 mtu,
                 seq_from,
             } => {
-                self.add_next_hop(memory, *index, path, *slot, key.words(), *mtu, *seq_from)?;
+                self.add_next_hop(memory, *index, path, (*slot, key.words()), *mtu, *seq_from)?;
                 self.described.hops.insert(index.0);
                 Ok(())
             }
@@ -205,11 +205,11 @@ impl Projection {
         memory: &Memory,
         hop: NextHopIndex,
         path: &UnderlayPath,
-        slot: Slot,
-        key: [u64; 2],
+        far_end: (Slot, [u64; 2]),
         mtu: u16,
         seq_from: NextHopIndex,
     ) -> Result<(), Error> {
+        let (slot, key) = far_end;
         let entry = checked("next hop", hop.0, &memory.next_hops)?;
         let fresh = build(path, mtu, None)?;
         let same = entry.generation.load() != 0
@@ -220,17 +220,12 @@ impl Projection {
                 up.store(0);
             }
             entry.generation.store(0);
+            let first = hop.0 as usize * LANES as usize;
+            let from = seq_from.0 as usize * LANES as usize;
             for lane in 0..LANES as usize {
-                // Packets still on their way by the old next hop use up a few of the numbers that are skipped.
-                let start = match seq_from.0 {
-                    0 => 0,
-                    from => memory
-                        .tx_seq
-                        .get(from as usize * LANES as usize + lane)
-                        .map_or(0, |seq| seq.load() + SEQ_SKIP),
-                };
-                if let Some(seq) = memory.tx_seq.get(hop.0 as usize * LANES as usize + lane) {
-                    seq.store(start);
+                let before = memory.tx_seq.get(from + lane).filter(|_| seq_from.0 != 0);
+                if let Some(seq) = memory.tx_seq.get(first + lane) {
+                    seq.store(before.map_or(0, |before| before.load() + SEQ_SKIP));
                 }
             }
             entry.key[0].store(key[0]);

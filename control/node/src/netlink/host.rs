@@ -1,7 +1,7 @@
 //! What the kernel told of this host's links, addresses and neighbours, kept up to date by events.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
 };
 
@@ -69,6 +69,8 @@ pub struct Host {
     /// All of them.
     pub addresses: Vec<HostAddress>,
     pub(crate) neighbours: HashMap<(u32, IpAddr), Mac>,
+    /// Those of the neighbours that somebody entered by hand.
+    fixed: HashSet<(u32, IpAddr)>,
 }
 
 impl Host {
@@ -169,6 +171,11 @@ impl Host {
         self.links.insert(message.header.index, link.clone()) != Some(link)
     }
 
+    /// Whether the neighbour's entry was made by hand: asking the kernel to confirm it would lose it.
+    pub fn is_fixed(&self, link: u32, address: IpAddr) -> bool {
+        self.fixed.contains(&(link, address))
+    }
+
     fn add_neighbour(&mut self, message: &NeighbourMessage, gone: bool) -> Option<(u32, IpAddr)> {
         let mut address = None;
         let mut mac = None;
@@ -195,6 +202,13 @@ impl Host {
                 | NeighbourState::Probe
                 | NeighbourState::Permanent
         );
+        if message.header.state == NeighbourState::Permanent && !gone {
+            if self.fixed.len() < MAX_NEIGHBOURS {
+                self.fixed.insert(key);
+            }
+        } else {
+            self.fixed.remove(&key);
+        }
         let old = match mac.filter(|_| known && !gone) {
             Some(mac)
                 if self.neighbours.len() < MAX_NEIGHBOURS || self.neighbours.contains_key(&key) =>

@@ -21,6 +21,7 @@ use weft_core::io::{DataplaneOp, UnderlayPath};
 use weft_node::dataplane::{self, Config, Dataplane, Egress};
 
 /// Prints why a test cannot run, in the form the suite counts, and returns from it.
+#[allow(unused_macros, reason = "benchmarks do not skip")]
 macro_rules! skip {
     ($($reason:tt)*) => {{
         let thread = std::thread::current();
@@ -28,6 +29,7 @@ macro_rules! skip {
         return;
     }};
 }
+#[allow(unused_imports, reason = "benchmarks do not skip")]
 pub(crate) use skip;
 
 pub const PORT: u16 = 51_900;
@@ -216,6 +218,7 @@ pub fn operations() -> Vec<DataplaneOp> {
             slot: Slot(hop_slot(hop)),
             key: hop_key(hop),
             mtu,
+            seq_from: NextHopIndex(0),
         });
     }
     for hop in 1..MAX_HOPS {
