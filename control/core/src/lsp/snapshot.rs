@@ -73,13 +73,12 @@ impl Lsps {
                         value: 0,
                     })?;
                     self.own_out(context, successor, id_out, Owner::Pass(pass));
-                    let out_label = Some(out_label);
-                    let entry = LfibEntry::swap(out_label.unwrap_or(Label(0)), group);
+                    let entry = LfibEntry::swap(out_label, group);
                     (
                         Role::Transit {
                             successor,
                             id_out,
-                            out_label,
+                            out_label: Some(out_label),
                             onion: Vec::new(),
                             payload_mtu,
                             reply,
