@@ -2,7 +2,9 @@
 //!
 //! A client writes one [`Request`] per line, with an id of its choice; the server answers with one or more
 //! [`Response`] lines of the same id, the last of which has `last: true`. Several requests may be under way on one
-//! connection. A line is at most [`MAX_LINE`] bytes. The socket is created 0660; whoever can open it may do everything.
+//! connection. An error is always the last answer; a stream may also end with `"ok": null`. A client that no longer
+//! wants the rest of a stream closes the connection. A line is at most [`MAX_LINE`] bytes. The socket is created 0660;
+//! whoever can open it may do everything.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -34,9 +36,15 @@ pub enum Call {
     /// [`Peer`] list: neighbours, configured and heard.
     Peers,
     /// Adds a neighbour until restart (the configuration is not written).
-    AddPeer { address: String },
+    AddPeer {
+        /// `ADDRESS:PORT`.
+        address: String,
+    },
     /// Ends the links to that address.
-    RemovePeer { address: String },
+    RemovePeer {
+        /// `ADDRESS:PORT`.
+        address: String,
+    },
     /// [`Link`] list: directed links of this node, both directions.
     Links,
     /// [`Node`] list: all nodes of the LSDB.
@@ -50,13 +58,34 @@ pub enum Call {
     /// [`Counters`].
     Counters,
     /// Streams `count` [`Pong`]s, one per second by default.
-    Ping { node: String, count: u32, interval_ms: u32, payload_len: u16 },
+    Ping {
+        /// Whom.
+        node: String,
+        /// How many echoes; `u32::MAX` for as long as the connection stands.
+        count: u32,
+        /// Milliseconds from one echo to the next.
+        interval_ms: u32,
+        /// Bytes of padding in each.
+        payload_len: u16,
+    },
     /// Streams [`TraceHop`]s.
-    Trace { node: String },
+    Trace {
+        /// Whereto.
+        node: String,
+    },
     /// [`Why`]: the path chosen to the node, what it cost, what was refused and why.
-    Why { node: String, #[serde(default)] constraints: Constraints },
-    /// Stops the daemon. With `keep_transit`, kernel maps, XDP links and labels stay, for an upgrade.
-    Shutdown { keep_transit: bool },
+    Why {
+        /// Whereto.
+        node: String,
+        /// What the path must satisfy beside.
+        #[serde(default)]
+        constraints: Constraints,
+    },
+    /// Stops the daemon.
+    Shutdown {
+        /// Kernel maps, XDP links and labels stay, for an upgrade; otherwise all changes to the host are undone.
+        keep_transit: bool,
+    },
 }
 
 /// One line from server to client.
@@ -187,7 +216,7 @@ pub struct Peer {
     pub source: String,
     /// `connecting`, `established`, `lost`.
     pub state: String,
-    /// Why it is not established, or seconds since it is.
+    /// Why it is not established, or how long it has been: `12 s`.
     pub detail: String,
     /// Round trip over the neighbour's forwarding plane, milliseconds.
     pub rtt_ms: Option<f64>,

@@ -238,6 +238,10 @@ pub enum Input<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionIndex(pub u32);
 
+/// How far beyond the sequence numbers of the next hop it continues a new next hop begins: see
+/// [`DataplaneOp::AddNextHop`]. More than are sent between the copy and the last use of the old one.
+pub const SEQ_SKIP: u64 = 1024;
+
 /// Changes to the forwarding tables (user-space source of truth; kernel maps are its projection).
 ///
 /// The order within one drain is the order to apply; a reader between two of them always sees a usable table.
@@ -265,7 +269,7 @@ pub enum DataplaneOp {
     RemoveSlot { slot: Slot },
     /// A next hop, up: everything needed to send on one link with one key epoch. Written once, then only
     /// `SetNextHopUp`. Its sequence numbers start at 1, or, with `seq_from` (the same slot and key on another path,
-    /// after roaming; 0 is none), 256 beyond where that next hop's are, lane by lane.
+    /// after roaming; 0 is none), [`SEQ_SKIP`] beyond where that next hop's are, lane by lane.
     AddNextHop {
         index: NextHopIndex,
         path: UnderlayPath,

@@ -27,6 +27,11 @@ impl<'a> SliceFrame<'a> {
         Self { buffer, start }
     }
 
+    /// Where the frame begins now.
+    pub fn start(&self) -> usize {
+        self.start
+    }
+
     /// The frame as it is now.
     pub fn frame(&self) -> &[u8] {
         self.buffer.get(self.start..).unwrap_or_default()

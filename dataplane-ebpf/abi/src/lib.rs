@@ -34,7 +34,7 @@ pub use layout::{
     LAYOUT_VERSION, LabelCount, LinkState, NextHop, RxLink,
 };
 pub use lfib::{LfibEntry, LfibOp};
-pub use rewrite::{Stamped, stamp};
+pub use rewrite::{Stamped, stamp, stamp_handshake};
 pub use route::{Forward, MAX_STACK, Route, route, select};
 pub use siphash::{siphash24, tag_words};
 pub use switch::switch;
@@ -43,7 +43,7 @@ pub use underlay::{
     Address, Datagram, ETHERNET_LEN, IPV4_LEN, IPV6_LEN, UDP_LEN, underlay_overhead,
 };
 pub use verdict::{DropReason, Fate, Outcome, Verdict};
-pub use verify::{Verified, verify};
+pub use verify::{Verified, verify, well_formed};
 pub use window::{WINDOW_BITS, Window};
 pub use wire::{
     FIXED_LEN, Fixed, LINK_LEN, LabelEntry, PROBE_ECHO, PROBE_REQUEST, TAG_OFFSET, VERSION,

@@ -37,39 +37,51 @@ fn fixed_at<const N: usize>(from: &[u8; N], at: usize) -> [u8; FIXED_LEN] {
 
 /// Link header and label of a packet that is sent on; the first 28 bytes of its datagram payload begin at `at`.
 #[inline(always)]
-fn put_link<T: Tables, const N: usize>(
-    tables: &T,
+fn put_link<const N: usize>(
+    seq: u32,
     hop: &NextHop,
     forward: &Forward,
     kind: Kind,
     to: &mut [u8; N],
     at: usize,
-) -> Result<(), DropReason> {
-    let Some(seq) = tables.next_seq(forward.next_hop, forward.lane) else {
-        return Err(DropReason::SeqExhausted);
-    };
+) {
     let link = link_word(kind, forward.lane, Slot(hop.slot.load() as u16), seq);
     put(to, at, link.to_le_bytes());
     put(to, at + LINK_LEN, forward.top);
     let fixed = Fixed::read(&fixed_at(to, at));
     let tag = fixed.expected_tag(hop.key(), forward.len);
     put(to, at + TAG_OFFSET, tag.to_le_bytes());
-    Ok(())
 }
 
-/// Puts the next hop's headers before what remains of the packet. `consumed` is the number of bytes of old headers
-/// before its link header.
+/// A verified packet that is to be sent on.
+pub(crate) struct Onward {
+    pub(crate) forward: Forward,
+    pub(crate) kind: Kind,
+    /// Bytes of headers before the link header.
+    pub(crate) consumed: usize,
+    /// Outer traffic class with ECN.
+    pub(crate) tos: u8,
+}
+
+/// Puts the next hop's headers before what remains of the packet.
 #[inline(always)]
 pub(crate) fn encapsulate<T: Tables, F: Frame>(
     tables: &T,
     frame: &mut F,
-    consumed: usize,
-    tos: u8,
-    kind: Kind,
+    onward: &Onward,
     hop: &NextHop,
     encapsulation: &EncapsulationCell,
-    forward: &Forward,
 ) -> Result<(), DropReason> {
+    let Onward {
+        forward,
+        kind,
+        consumed,
+        tos,
+    } = onward;
+    let (kind, consumed, tos) = (*kind, *consumed, *tos);
+    let Some(seq) = tables.next_seq(forward.next_hop, forward.lane) else {
+        return Err(DropReason::SeqExhausted);
+    };
     let v6 = encapsulation.family() == 6;
     let delta = consumed as i32 + forward.popped as i32 - if v6 { V6 as i32 } else { V4 as i32 };
     if delta != 0 && !frame.adjust_head(delta) {
@@ -94,7 +106,7 @@ pub(crate) fn encapsulate<T: Tables, F: Frame>(
         put(out, ETHERNET_LEN, [0x60 | tos >> 4, tos << 4]);
         put(out, ETHERNET_LEN + 4, udp_len.to_be_bytes());
         put(out, V6 - 4, udp_len.to_be_bytes());
-        put_link(tables, hop, forward, kind, out, V6)
+        put_link(seq, hop, forward, kind, out, V6);
     } else {
         let Some(out) = frame.bytes_mut::<{ V4 + FIXED_LEN }>(0) else {
             return Err(DropReason::RewriteFailed);
@@ -117,8 +129,9 @@ pub(crate) fn encapsulate<T: Tables, F: Frame>(
         put(out, ETHERNET_LEN + 2, ip_len);
         put(out, ETHERNET_LEN + 10, sum.to_ne_bytes());
         put(out, V4 - 4, udp_len.to_be_bytes());
-        put_link(tables, hop, forward, kind, out, V4)
+        put_link(seq, hop, forward, kind, out, V4);
     }
+    Ok(())
 }
 
 /// What [`stamp`] did.
@@ -157,4 +170,15 @@ pub fn stamp<T: Tables>(
     let tag = Fixed::read(fixed).expected_tag(hop.key(), len);
     put(fixed, TAG_OFFSET, tag.to_le_bytes());
     Ok(Stamped { seq })
+}
+
+/// Tags a handshake under the network's key: `payload` is whole but for the tag.
+pub fn stamp_handshake(key: [u64; 2], payload: &mut [u8]) -> Result<(), DropReason> {
+    let len = payload.len() as u32;
+    let Some(fixed) = payload.first_chunk_mut::<FIXED_LEN>() else {
+        return Err(DropReason::TooShort);
+    };
+    let tag = Fixed::read(fixed).expected_tag(key, len);
+    put(fixed, TAG_OFFSET, tag.to_le_bytes());
+    Ok(())
 }

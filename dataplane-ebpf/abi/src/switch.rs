@@ -4,7 +4,7 @@ use crate::{
     Address, Datagram, DropReason, ETHERNET_LEN, FIXED_LEN, Fixed, Forward, Frame, IPV4_LEN,
     IPV6_LEN, Kind, Label, LabelEntry, Outcome, PROBE_ECHO, PROBE_REQUEST, Route, TAG_OFFSET,
     Tables, UDP_LEN, Verdict,
-    rewrite::{encapsulate, fits},
+    rewrite::{Onward, encapsulate, fits},
     route::route,
     underlay::{Reject, ipv4, ipv6},
     verify::{admit, admit_handshake, live_link, well_formed},
@@ -12,16 +12,6 @@ use crate::{
 
 const V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
 const V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
-
-/// A verified packet that is to be sent on.
-struct Onward {
-    forward: Forward,
-    kind: Kind,
-    /// Bytes of headers before the link header.
-    consumed: usize,
-    /// Outer traffic class with ECN.
-    tos: u8,
-}
 
 /// Decides about a frame, rewrites it where it is sent on, and marks it where it is handed up verified.
 ///
@@ -169,7 +159,7 @@ fn send<T: Tables, F: Frame>(tables: &T, frame: &mut F, onward: &Onward) -> Outc
         forward,
         kind,
         consumed,
-        tos,
+        ..
     } = onward;
     let Some(hop) = tables.next_hop(forward.next_hop) else {
         return refuse(tables, frame, *consumed, *kind, DropReason::NoNextHop);
@@ -185,16 +175,7 @@ fn send<T: Tables, F: Frame>(tables: &T, frame: &mut F, onward: &Onward) -> Outc
         mark(tables, frame, *consumed);
         return Outcome::up(Verdict::Software);
     }
-    let sent = encapsulate(
-        tables,
-        frame,
-        *consumed,
-        *tos,
-        *kind,
-        hop,
-        encapsulation,
-        forward,
-    );
+    let sent = encapsulate(tables, frame, onward, hop, encapsulation);
     if let Err(reason) = sent {
         return Outcome::drop(reason);
     }

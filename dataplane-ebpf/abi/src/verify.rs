@@ -16,7 +16,7 @@ pub struct Verified {
 
 /// Checks that need no key and change nothing: length, version, kind, reserved bits.
 #[inline(always)]
-pub(crate) fn well_formed(fixed: &Fixed, len: u32) -> Result<Kind, DropReason> {
+pub fn well_formed(fixed: &Fixed, len: u32) -> Result<Kind, DropReason> {
     if len < FIXED_LEN as u32 {
         return Err(DropReason::TooShort);
     }

@@ -603,13 +603,7 @@ impl Links {
     }
 
     /// Our probe came back.
-    pub(crate) fn handle_echo(
-        &mut self,
-        context: &mut Context<'_>,
-        slot: Slot,
-        path: UnderlayPath,
-        body: &[u8; 12],
-    ) {
+    pub(crate) fn handle_echo(&mut self, context: &mut Context<'_>, slot: Slot, body: &[u8; 12]) {
         let Some(key) = self.by_slot.get(&slot).copied() else {
             context.out.count("echo_unknown_slot");
             return;
@@ -617,7 +611,6 @@ impl Links {
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
-        let _ = path;
         let Some(rtt) = link.echo(context.now, body) else {
             context.out.count("echo_unknown");
             return;
@@ -761,7 +754,16 @@ impl Links {
                 .retire_slot(context.now, context.out, epoch.rx_slot);
         }
         self.initiating.retain(|_, i| i.via_link() != Some(key));
-        self.responding.retain(|_, r| r.via_link() != Some(key));
+        let half_open: Vec<_> = self
+            .responding
+            .iter()
+            .filter(|(_, r)| r.via_link() == Some(key))
+            .map(|(i, _)| *i)
+            .collect();
+        for index in half_open {
+            self.deadlines.clear(&Timer::Responding(index));
+            self.on_responding_timer(context, index);
+        }
         if let Some(neighbour) = self.neighbours.get_mut(&link.peer) {
             neighbour.links.remove(&key);
             if neighbour.links.is_empty() {

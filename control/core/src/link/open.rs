@@ -824,7 +824,8 @@ impl Links {
         context.out.state_changed();
     }
 
-    /// A link there was none for: whatever stood between the same nodes and addresses before is over.
+    /// A link there was none for: whatever stood between the same nodes and addresses before is over. A link of another
+    /// node at the address stays: with a forged source address anybody in the network could end it otherwise.
     fn established(&mut self, context: &mut Context<'_>, key: LinkKey, via: Via) {
         let Some(link) = self.links.get(&key) else {
             return;
@@ -833,7 +834,7 @@ impl Links {
         let replaced: Vec<_> = self
             .links
             .values()
-            .filter(|other| other.key != key && other.path == path)
+            .filter(|other| other.key != key && other.peer == node && other.path == path)
             .map(|other| other.key)
             .collect();
         context.out.count("links_established");

@@ -19,6 +19,8 @@ use crate::{
 const PING_WAIT: Micros = Micros::from_secs(2);
 /// How long one hop of a trace is awaited.
 const HOP_WAIT: Micros = Micros::from_millis(1_500);
+/// Echoes that wait for a path back, in one session at most.
+const MAX_OWED: usize = 16;
 /// Pings and traces under way in one session at most.
 const MAX_UNDER_WAY: usize = 64;
 
@@ -27,6 +29,8 @@ const MAX_UNDER_WAY: usize = 64;
 pub(super) struct Oam {
     pings: BTreeMap<u64, (CommandId, Micros)>,
     traces: BTreeMap<u64, Trace>,
+    /// Echoes that arrived before there was a path back.
+    owed: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -88,6 +92,19 @@ impl Sessions {
                 Command::Trace { .. } => self.start_trace(context, mesh, index, id),
                 _ => {}
             }
+        }
+    }
+
+    /// Answers the echoes that came before there was a path back.
+    pub(super) fn pay_owed(&mut self, context: &mut Context<'_>, index: SessionIndex) {
+        let Some(session) = self.sessions.get_mut(&index) else {
+            return;
+        };
+        if !session.is_up() {
+            return;
+        }
+        for id in std::mem::take(&mut session.oam.owed) {
+            self.send(context, index, &SessionMessage::Pong { id }, None, TTL);
         }
     }
 
@@ -236,6 +253,14 @@ impl Sessions {
         };
         session.last_active = context.now;
         match message {
+            SessionMessage::Ping { id, .. } if session.ingress.is_none() => {
+                // The first packet of a session is here before the way back is signalled.
+                if session.oam.owed.len() < MAX_OWED {
+                    session.oam.owed.push(id);
+                } else {
+                    context.out.count("pongs_without_path");
+                }
+            }
             SessionMessage::Ping { id, .. } => {
                 self.send(context, index, &SessionMessage::Pong { id }, None, TTL);
             }

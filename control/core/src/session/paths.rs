@@ -326,6 +326,7 @@ impl Sessions {
         self.send(context, index, &SessionMessage::Ack, None, TTL);
         self.tend_confirm(context, mesh, index);
         self.run_waiting(context, mesh, index);
+        self.pay_owed(context, index);
     }
 
     /// Tells the shell what to send on, where that changed.

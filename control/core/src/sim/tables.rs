@@ -13,10 +13,8 @@ use weft_abi::{
     LfibEntry, LfibOp, LinkState, NextHop, NextHopIndex, RxLink, Slot, Tables, TagKey, Window,
 };
 
-use crate::io::{DataplaneOp, UnderlayPath};
+use crate::io::{DataplaneOp, SEQ_SKIP, UnderlayPath};
 
-/// How far the sequence numbers of a next hop that continues another one skip ahead.
-const SEQ_SKIP: u64 = 256;
 /// The interface every simulated packet goes out of: the underlay looks at addresses only.
 const IFINDEX: u32 = 1;
 

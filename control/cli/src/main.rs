@@ -1,0 +1,5 @@
+//! The `weft` program; everything is in the library beside it.
+
+fn main() -> std::process::ExitCode {
+    weft_cli::main()
+}

@@ -1,0 +1,181 @@
+//! How next hops are reached: for each, the interface, our address on it and the neighbour's, followed through route,
+//! link and neighbour events, and told to the forwarding plane.
+//!
+//! XDP does not confirm neighbours as a socket does, so entries in use are probed now and then.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use weft_abi::NextHopIndex;
+use weft_core::io::UnderlayPath;
+
+use crate::{
+    dataplane::Egress,
+    netlink::{Netlink, NetlinkError, host::Host},
+};
+
+/// Largest IP packet handed to the core; the data path's buffers bound it.
+pub(crate) const MAX_MTU: u32 = 9216;
+
+/// A next hop as far as it is resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Hop {
+    /// Its ends.
+    pub(crate) path: UnderlayPath,
+    /// Egress interface; 0 while there is no route.
+    pub(crate) link: u32,
+    /// Who it is sent to on that link.
+    pub(crate) neighbour: IpAddr,
+    /// Largest IP packet.
+    pub(crate) mtu: u16,
+    /// What the kernel's plane is told; none: sent through the socket.
+    pub(crate) egress: Option<Egress>,
+    /// Whether there is a route.
+    pub(crate) resolved: bool,
+}
+
+/// What a new look at a next hop changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Update {
+    pub(crate) index: NextHopIndex,
+    /// Whether the plane must be told.
+    pub(crate) egress: bool,
+    /// Whether the core must be told.
+    pub(crate) state: bool,
+}
+
+/// All next hops.
+#[derive(Debug, Default)]
+pub(crate) struct Resolver {
+    hops: HashMap<NextHopIndex, Hop>,
+    /// Our own TUN interface, which is no underlay.
+    pub(crate) tun: Option<u32>,
+}
+
+impl Resolver {
+    /// Begins to follow a next hop.
+    pub(crate) fn add(&mut self, index: NextHopIndex, path: UnderlayPath, mtu: u16) {
+        let neighbour = path.remote.ip();
+        self.hops.insert(
+            index,
+            Hop {
+                path,
+                link: 0,
+                neighbour,
+                mtu,
+                egress: None,
+                resolved: true,
+            },
+        );
+    }
+
+    /// Forgets it.
+    pub(crate) fn remove(&mut self, index: NextHopIndex) {
+        self.hops.remove(&index);
+    }
+
+    /// One of them.
+    pub(crate) fn get(&self, index: NextHopIndex) -> Option<&Hop> {
+        self.hops.get(&index)
+    }
+
+    /// All of them.
+    pub(crate) fn indices(&self) -> Vec<NextHopIndex> {
+        self.hops.keys().copied().collect()
+    }
+
+    /// Those that are sent to this neighbour on this link.
+    pub(crate) fn through(&self, link: u32, neighbour: IpAddr) -> Vec<NextHopIndex> {
+        self.hops
+            .iter()
+            .filter(|(_, hop)| (hop.link, hop.neighbour) == (link, neighbour))
+            .map(|(index, _)| *index)
+            .collect()
+    }
+
+    /// Interface to send from and to these addresses, where a next hop with them is resolved; 0 otherwise.
+    pub(crate) fn link_for(&self, path: &UnderlayPath) -> u32 {
+        self.hops
+            .values()
+            .find(|hop| hop.path == *path)
+            .map_or(0, |hop| hop.link)
+    }
+
+    /// Looks a next hop up anew. None where nothing changed.
+    pub(crate) async fn look(
+        &mut self,
+        index: NextHopIndex,
+        netlink: &Netlink,
+        host: &Host,
+    ) -> Result<Option<Update>, NetlinkError> {
+        let Some(old) = self.hops.get(&index) else {
+            return Ok(None);
+        };
+        let (local, remote) = (old.path.local.ip(), old.path.remote.ip());
+        let mut answer = netlink.route_to(local, remote, None).await?;
+        // An accepted prefix may cover the underlay: its packets still go by the link their address is on.
+        if answer.is_some_and(|answer| Some(answer.link) == self.tun) {
+            answer = match host.link_of(local) {
+                Some(link) => netlink.route_to(local, remote, Some(link)).await?,
+                None => None,
+            };
+        }
+        let usable = answer.and_then(|answer| {
+            let link = host.links.get(&answer.link)?;
+            (link.up && link.carrier && Some(answer.link) != self.tun).then_some((answer, link))
+        });
+        let mut new = old.clone();
+        match usable {
+            None => {
+                new.resolved = false;
+                new.egress = None;
+            }
+            Some((answer, link)) => {
+                let mtu = answer.mtu.unwrap_or(link.mtu).min(link.mtu).min(MAX_MTU) as u16;
+                new.resolved = true;
+                new.mtu = mtu;
+                new.link = answer.link;
+                new.neighbour = answer.neighbour;
+                new.egress = match (link.mac, host.neighbour(answer.link, answer.neighbour)) {
+                    (Some(source_mac), Some(destination_mac)) => Some(Egress {
+                        ifindex: answer.link,
+                        source_mac,
+                        destination_mac,
+                        mtu,
+                    }),
+                    (Some(_), None) if !link.loopback => {
+                        netlink.probe(answer.link, answer.neighbour).await?;
+                        None
+                    }
+                    _ => None,
+                };
+            }
+        }
+        let update = Update {
+            index,
+            egress: old.egress != new.egress || old.mtu != new.mtu,
+            state: (old.resolved, old.mtu) != (new.resolved, new.mtu),
+        };
+        let changed = *old != new;
+        if changed {
+            self.hops.insert(index, new);
+        }
+        Ok(changed.then_some(update))
+    }
+
+    /// Has the kernel confirm the neighbours that next hops are sent to.
+    pub(crate) async fn refresh(&self, host: &Host, netlink: &Netlink) -> Result<(), NetlinkError> {
+        let mut neighbours: Vec<_> = self
+            .hops
+            .values()
+            .filter(|hop| hop.egress.is_some())
+            .map(|hop| (hop.link, hop.neighbour))
+            .collect();
+        neighbours.sort_unstable();
+        neighbours.dedup();
+        neighbours.retain(|(link, neighbour)| !host.is_fixed(*link, *neighbour));
+        for (link, neighbour) in neighbours {
+            netlink.probe(link, neighbour).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,278 @@
+//! The host's routes into the overlay: the network's /48, a /128 per session with its own MTU, and the prefixes that
+//! others advertise. What is wanted is computed whole; only differences are made.
+
+use std::{collections::HashMap, net::IpAddr};
+
+use weft_client::config::{Prefix, Routes as Policy};
+
+use crate::{
+    data::session::Store,
+    netlink::{HostRoute, Netlink, NetlinkError},
+    state::{
+        StateError,
+        record::{Change, Record},
+    },
+};
+
+/// Routes that are kept at most; more are refused by name.
+const MAX_ROUTES: usize = 4096;
+
+/// The manager.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    pub(crate) policy: Policy,
+    pub(crate) overlay: Prefix,
+    pub(crate) tun: u32,
+    pub(crate) tun_name: String,
+    /// MTU of the overlay's route.
+    pub(crate) default_mtu: u32,
+    installed: HashMap<(IpAddr, u8), HostRoute>,
+    refused: HashMap<(IpAddr, u8), String>,
+}
+
+impl Routes {
+    pub(crate) fn new(
+        policy: Policy,
+        overlay: Prefix,
+        tun: u32,
+        tun_name: String,
+        default_mtu: u32,
+    ) -> Self {
+        Self {
+            policy,
+            overlay,
+            tun,
+            tun_name,
+            default_mtu,
+            installed: HashMap::new(),
+            refused: HashMap::new(),
+        }
+    }
+
+    /// Whether a prefix stands in the kernel's table.
+    pub(crate) fn is_installed(&self, prefix: IpAddr, prefix_len: u8) -> bool {
+        self.installed.contains_key(&(prefix, prefix_len))
+            || self
+                .installed
+                .contains_key(&(self.overlay.address, self.overlay.len))
+                && self.overlay.covers(&Prefix {
+                    address: prefix,
+                    len: prefix_len,
+                })
+    }
+
+    /// Why prefixes of others are not routed.
+    pub(crate) fn refusals(&self) -> impl Iterator<Item = String> {
+        self.refused
+            .iter()
+            .map(|((address, len), why)| format!("route {address}/{len} is not made: {why}"))
+    }
+
+    fn wanted(&mut self, store: &Store) -> HashMap<(IpAddr, u8), HostRoute> {
+        let mut wanted = HashMap::new();
+        let mut want = |prefix: Prefix, mtu: Option<u32>| {
+            let route = HostRoute {
+                prefix: prefix.address,
+                prefix_len: prefix.len,
+                link: self.tun,
+                metric: self.policy.metric,
+                mtu,
+            };
+            wanted.insert((prefix.address, prefix.len), route);
+        };
+        want(self.overlay, Some(self.default_mtu));
+        let mut mtus = HashMap::new();
+        for session in store.sessions() {
+            if let Some(ingress) = session.ingress {
+                mtus.insert(session.address, u32::from(ingress.inner_mtu));
+                want(
+                    Prefix {
+                        address: session.address.into(),
+                        len: 128,
+                    },
+                    Some(u32::from(ingress.inner_mtu)),
+                );
+            }
+        }
+        self.refused.clear();
+        for route in store.routes() {
+            let Ok(prefix) = Prefix::new(route.prefix, route.prefix_len) else {
+                continue;
+            };
+            if self.overlay.contains(prefix.address) {
+                continue;
+            }
+            match accepts(&self.policy, self.overlay, prefix) {
+                Ok(()) => want(
+                    prefix,
+                    Some(
+                        mtus.get(&route.address)
+                            .copied()
+                            .unwrap_or(self.default_mtu),
+                    ),
+                ),
+                Err(why) => {
+                    if self.refused.len() < MAX_ROUTES {
+                        self.refused
+                            .insert((prefix.address, prefix.len), why.to_owned());
+                    }
+                }
+            }
+        }
+        wanted
+    }
+
+    /// Makes the host's routes what they should be now. The first error is returned, the rest is done.
+    pub(crate) async fn update(
+        &mut self,
+        store: &Store,
+        netlink: &Netlink,
+        record: &mut Record,
+    ) -> (Result<(), NetlinkError>, Result<(), StateError>) {
+        let wanted = self.wanted(store);
+        let gone: Vec<_> = self
+            .installed
+            .iter()
+            .filter(|(key, _)| !wanted.contains_key(key))
+            .map(|(_, r)| r.clone())
+            .collect();
+        let new: Vec<_> = wanted
+            .into_iter()
+            .filter(|(key, route)| self.installed.get(key) != Some(route))
+            .map(|(_, route)| route)
+            .take(
+                MAX_ROUTES
+                    .saturating_sub(self.installed.len())
+                    .max(gone.len()),
+            )
+            .collect();
+        let mut result = Ok(());
+        let mut recorded = record.add(new.iter().map(|route| self.change(route)));
+        for route in &gone {
+            match netlink.remove_route(route).await {
+                Ok(()) => {
+                    self.installed.remove(&(route.prefix, route.prefix_len));
+                }
+                Err(error) => result = result.and(Err(error)),
+            }
+        }
+        for route in &new {
+            match netlink.set_route(route).await {
+                Ok(()) => {
+                    self.installed
+                        .insert((route.prefix, route.prefix_len), route.clone());
+                }
+                Err(error) => {
+                    self.refused
+                        .insert((route.prefix, route.prefix_len), error.to_string());
+                    result = result.and(Err(error));
+                }
+            }
+        }
+        if !gone.is_empty() {
+            let changes: Vec<_> = gone.iter().map(|route| self.change(route)).collect();
+            recorded = recorded.and(record.remove(|change| changes.contains(change)));
+        }
+        (result, recorded)
+    }
+
+    /// Removes all of them.
+    pub(crate) async fn remove_all(&mut self, netlink: &Netlink) {
+        for (_, route) in self.installed.drain() {
+            if let Err(error) = netlink.remove_route(&route).await {
+                tracing::warn!(%error, "a route stays until the interface goes");
+            }
+        }
+    }
+
+    fn change(&self, route: &HostRoute) -> Change {
+        Change::Route {
+            interface: self.tun_name.clone(),
+            prefix: format!(
+                "{}/{} metric {}",
+                route.prefix, route.prefix_len, route.metric
+            ),
+        }
+    }
+}
+
+fn accepts(policy: &Policy, overlay: Prefix, prefix: Prefix) -> Result<(), &'static str> {
+    if !policy.accept {
+        return Err("`accept = false` under [routes]");
+    }
+    if !policy.accept_only.is_empty() {
+        return if policy
+            .accept_only
+            .iter()
+            .any(|allowed| allowed.covers(&prefix))
+        {
+            Ok(())
+        } else {
+            Err("it lies in none of `accept_only` under [routes]")
+        };
+    }
+    if prefix.covers(&overlay) && prefix.len > 0 {
+        return Err("it covers the network's own addresses");
+    }
+    if prefix.len == 0 {
+        return Err("a default route is only accepted where `accept_only` under [routes] names it");
+    }
+    let special = match prefix.address {
+        IpAddr::V4(address) => {
+            address.is_loopback()
+                || address.is_link_local()
+                || address.is_multicast()
+                || address.is_unspecified()
+        }
+        IpAddr::V6(address) => {
+            address.is_loopback() || address.is_unicast_link_local() || address.is_multicast()
+        }
+    };
+    if special {
+        return Err("it is no prefix of hosts");
+    }
+    if policy.advertise.iter().any(|own| own.covers(&prefix)) {
+        return Err("this node advertises it itself");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_policy_holds() {
+        let overlay: Prefix = "fd00:1:2::/48".parse().unwrap();
+        let policy = |accept, only: &[&str]| Policy {
+            advertise: vec!["10.9.0.0/16".parse().unwrap()],
+            accept,
+            accept_only: only.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+            metric: 512,
+        };
+        let open = policy(true, &[]);
+        for (prefix, ok) in [
+            ("10.1.0.0/16", true),
+            ("2001:db8::/32", true),
+            ("0.0.0.0/0", false),
+            ("::/0", false),
+            ("fd00::/8", false),
+            ("127.0.0.0/8", false),
+            ("fe80::/10", false),
+            ("224.0.0.0/4", false),
+            ("10.9.1.0/24", false),
+            ("10.0.0.0/8", true),
+        ] {
+            assert_eq!(
+                accepts(&open, overlay, prefix.parse().unwrap()).is_ok(),
+                ok,
+                "{prefix}"
+            );
+        }
+        let only = policy(true, &["10.1.0.0/16", "0.0.0.0/0"]);
+        assert!(accepts(&only, overlay, "0.0.0.0/0".parse().unwrap()).is_ok());
+        assert!(accepts(&only, overlay, "10.2.0.0/16".parse().unwrap()).is_ok());
+        assert!(accepts(&only, overlay, "2001:db8::/32".parse().unwrap()).is_err());
+        assert!(accepts(&policy(false, &[]), overlay, "10.1.0.0/16".parse().unwrap()).is_err());
+    }
+}

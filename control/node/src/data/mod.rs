@@ -1,0 +1,13 @@
+//! The data path of sessions: threads between the TUN interface and the underlay's sockets.
+//!
+//! Workers read immutable tables that the control loop publishes, and never wait for it; what is not traffic they hand
+//! up through a bounded queue.
+
+pub mod counters;
+pub mod crypto;
+pub mod icmp;
+pub mod packet;
+pub mod session;
+pub mod udp;
+pub mod window;
+pub mod worker;

@@ -1,0 +1,53 @@
+//! `cargo xtask setup`: finds out what is missing, says so, installs it. Safe to run again at any time; when nothing
+//! is missing it takes a fraction of a second, so every other verb calls it first.
+
+pub mod host;
+pub mod packages;
+pub mod toolchain;
+
+use anyhow::Result;
+
+use crate::term;
+
+/// What a verb is going to do, hence what must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Build the programs with the eBPF object.
+    Build,
+    /// Run nodes in network namespaces too.
+    Run,
+}
+
+/// Makes sure everything for `need` is there, quietly where it is.
+///
+/// # Errors
+/// When something is missing and cannot be installed: what it is, and the commands that would help.
+pub fn ensure(need: Need) -> Result<toolchain::Ebpf> {
+    setup(need, false)
+}
+
+/// The verb: as [`ensure`], and tells what was found.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn setup(need: Need, talk: bool) -> Result<toolchain::Ebpf> {
+    let say = |text: &str| {
+        if talk {
+            term::good(text);
+        }
+    };
+    if need == Need::Run {
+        for found in host::check()? {
+            say(&found);
+        }
+        if packages::install(packages::RUN)? {
+            term::good("what labs, tests and the demo run is installed");
+        } else {
+            say("ip, tc, nft and iperf3 are there");
+        }
+    }
+    let ebpf = toolchain::ensure(talk)?;
+    say(&format!("eBPF compiler: {}", ebpf.compiler));
+    say(&format!("eBPF linker: {}", ebpf.linker.display()));
+    Ok(ebpf)
+}
