@@ -9,6 +9,7 @@ use weft_client::api::ForwardMode;
 use xtask::{
     lab::{
         Lab,
+        topology::Shape,
         traffic::http::{self, Bytes, Server},
     },
     needs_lab,
@@ -333,9 +334,9 @@ fn a_silent_loss_of_a_link_is_noticed() {
     let used = path_in_use(&lab, "a", "d");
     assert_eq!(used.len(), 3, "{used:?}");
     // No carrier is lost anywhere: only the probes can tell.
-    let cut = xtask::lab::topology::Shape {
+    let cut = Shape {
         cut: true,
-        ..Default::default()
+        ..Shape::default()
     };
     lab.shape(&used[1], "d", cut).unwrap();
     there.wait_received(3000, Duration::from_secs(30)).unwrap();
@@ -344,24 +345,42 @@ fn a_silent_loss_of_a_link_is_noticed() {
 }
 
 #[test]
-fn a_one_way_link_is_used_the_way_it_goes() {
+fn one_way_links_carry_what_goes_their_way() {
     needs_lab!();
     let text = "[nodes.a]\n[nodes.b]\n[nodes.c]\ntun = false\n\
         [[link]]\nbetween = [\"a\", \"b\"]\none_way = true\n\
-        [[link]]\nbetween = [\"a\", \"c\"]\n[[link]]\nbetween = [\"c\", \"b\"]\nfamily = \"v6\"\n";
+        [[link]]\nbetween = [\"a\", \"c\"]\ntap = true\n[[link]]\nbetween = [\"c\", \"b\"]\nfamily = \"v6\"\n";
     let lab = lab(text);
     connected(&lab, "a", "b");
     let (there, back) = (stream(&lab, "a", "b", 100), stream(&lab, "b", "a", 200));
     until(
-        "the one-way link to be used one way",
+        "a standby over the one-way link",
         Duration::from_secs(60),
         || {
-            path_in_use(&lab, "a", "b") == ["a", "b"]
-                && path_in_use(&lab, "b", "a") == ["b", "c", "a"]
+            let lsps = lab.node("a").api().unwrap().lsps().unwrap();
+            lsps.iter()
+                .any(|l| l.role == "ingress" && l.state == "up" && l.path == ["a", "b"])
         },
     );
+    // Now a can send to b alone, and hears c alone: a ring of links that go one way.
+    let cut = Shape {
+        cut: true,
+        ..Shape::default()
+    };
+    lab.shape("a", "c", cut).unwrap();
+    until("the ring to be used", Duration::from_secs(30), || {
+        path_in_use(&lab, "a", "b") == ["a", "b"] && path_in_use(&lab, "b", "a") == ["b", "c", "a"]
+    });
     there.wait_received(1000, SOON).unwrap();
     back.wait_received(1000, SOON).unwrap();
+    for report in [there.finish().unwrap(), back.finish().unwrap()] {
+        assert!(report.longest_gap < Duration::from_secs(5), "{report:?}");
+    }
+    // And it lasts: reports, refreshes and rekeys go round as well.
+    let (there, back) = (stream(&lab, "a", "b", 101), stream(&lab, "b", "a", 201));
+    there
+        .wait_received(20_000, Duration::from_secs(60))
+        .unwrap();
     for report in [there.finish().unwrap(), back.finish().unwrap()] {
         assert_eq!(report.lost(), 0, "{report:?}");
     }

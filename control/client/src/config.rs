@@ -100,6 +100,8 @@ pub struct Listen {
     pub interfaces: Vec<String>,
     /// Interfaces that are never underlay.
     pub exclude_interfaces: Vec<String>,
+    /// What this node's line takes, megabits per second; 0 where that is unknown.
+    pub capacity_mbps: u32,
 }
 
 /// A neighbour to call, as written.
@@ -548,6 +550,7 @@ struct RawListen {
     addresses: Vec<Spanned<String>>,
     interfaces: Vec<Spanned<String>>,
     exclude_interfaces: Vec<Spanned<String>>,
+    capacity_mbps: Spanned<u64>,
 }
 
 impl Default for RawListen {
@@ -557,6 +560,7 @@ impl Default for RawListen {
             addresses: vec![],
             interfaces: vec![],
             exclude_interfaces: vec![],
+            capacity_mbps: none(0),
         }
     }
 }
@@ -740,6 +744,8 @@ impl RawListen {
                 .iter()
                 .map(|name| interface(source, name))
                 .collect::<Result<_, _>>()?,
+            capacity_mbps: source.within(&self.capacity_mbps, 0..=1_000_000, " (0 = unknown)")?
+                as u32,
             exclude_interfaces: self
                 .exclude_interfaces
                 .iter()
@@ -911,6 +917,8 @@ addresses = []
 interfaces = {interfaces}
 # Interfaces that are never underlay.
 exclude_interfaces = []
+# What this node's line takes, megabits per second; paths over a slow line cost more. 0: unknown.
+capacity_mbps = 0
 
 [routes]
 # Prefixes behind this node that the others can reach through it, e.g. ["10.1.0.0/16", "2001:db8:1::/48"].

@@ -72,6 +72,14 @@ impl Setup<'_> {
         self.build(rng, false)
     }
 
+    /// A responder whose every step follows from the seed: to take the same steps again after a failed read.
+    pub(crate) fn responder_from(
+        self,
+        seed: &Zeroizing<[u8; 32]>,
+    ) -> Result<HandshakeState, NoiseFailed> {
+        self.build_from(seed.clone(), false)
+    }
+
     fn build(
         self,
         rng: &mut dyn Randomness,
@@ -79,6 +87,14 @@ impl Setup<'_> {
     ) -> Result<HandshakeState, NoiseFailed> {
         let mut seed = Zeroizing::new([0; 32]);
         rng.fill(&mut *seed);
+        self.build_from(seed, initiator)
+    }
+
+    fn build_from(
+        self,
+        seed: Zeroizing<[u8; 32]>,
+        initiator: bool,
+    ) -> Result<HandshakeState, NoiseFailed> {
         let params: NoiseParams = self.pattern.name().parse()?;
         let mut builder =
             Builder::with_resolver(params, Box::new(Resolver { seed })).prologue(self.prologue)?;

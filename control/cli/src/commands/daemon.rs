@@ -30,6 +30,8 @@ const UNIT: &str = "weftd.service";
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// How long `weft up` looks out for a first neighbour, so that it can say whether the mesh is reached.
 const NEIGHBOUR_WITHIN: Duration = Duration::from_secs(3);
+/// As long as no further node became known for this time, all are taken to be.
+const SETTLED: Duration = Duration::from_millis(500);
 /// Between two looks at something that changes on its own.
 const POLL: Duration = Duration::from_millis(50);
 /// The log of a detached weftd is moved aside at a start from this size on, bytes.
@@ -85,16 +87,18 @@ pub(super) fn up(context: &mut Context, args: &UpArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits until another node can be named, so that what follows `weft up` finds it; false where no neighbour answers in
-/// time.
+/// Waits until the nodes of the mesh are known, so that what follows `weft up` finds them; false where no neighbour
+/// answers in time.
 fn wait_for_neighbour(client: &mut Client) -> Result<bool, Failure> {
     let deadline = Instant::now() + NEIGHBOUR_WITHIN;
+    let mut last = (0, Instant::now());
     loop {
         let status = client.status()?;
-        if status.neighbours > 0 && status.nodes > 1 {
-            return Ok(true);
+        if status.nodes != last.0 {
+            last = (status.nodes, Instant::now());
         }
-        if Instant::now() > deadline {
+        let settled = status.neighbours > 0 && status.nodes > 1 && last.1.elapsed() > SETTLED;
+        if settled || Instant::now() > deadline {
             return Ok(status.neighbours > 0);
         }
         std::thread::sleep(POLL);

@@ -204,10 +204,18 @@ pub(super) fn short(node_id: &str) -> &str {
 }
 
 pub(super) fn nodes(context: &mut Context) -> Result<(), Failure> {
-    let nodes = context.connect()?.nodes()?;
+    let mut nodes = context.connect()?.nodes()?;
     if context.json {
         return context.document(&nodes);
     }
+    // This node first, then from near to far.
+    nodes.sort_by_key(|node| {
+        (
+            !node.reachable,
+            node.cost.unwrap_or(u32::MAX),
+            node.name.clone(),
+        )
+    });
     let mut table = Table::new(&[
         "NAME", "ID", "ADDRESS", "PATH", ">COST", ">LSA AGE", ">SEQ", "SENDS TO", "PREFIXES",
     ]);

@@ -216,7 +216,7 @@ impl Links {
             link.rekey_at = link.rekey_at.min(now);
         }
         if link.in_up {
-            let fresh = link.meter.measured(0);
+            let fresh = link.meter.measured(context.config.capacity_kbps);
             if link.advertised.update(now, fresh) {
                 self.events.push_back(super::LinkEvent::Advertise);
             }

@@ -28,7 +28,7 @@ pub struct Config {
     pub transit: bool,
     /// Whether this CPU encrypts AES-GCM in hardware.
     pub hardware_aes: bool,
-    /// Capacity of what this node sends, kilobits per second, advertised to others; 0 is unknown.
+    /// Capacity of this node's line, kilobits per second, advertised with what it hears; 0 is unknown.
     pub capacity_kbps: u32,
     /// All the intervals.
     pub timers: Timers,

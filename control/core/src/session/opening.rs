@@ -225,9 +225,6 @@ impl Sessions {
         state: Box<snow::HandshakeState>,
         reply: &[u8],
     ) -> bool {
-        let Some(session) = self.sessions.get(&index) else {
-            return false;
-        };
         match handshake::read_second(context.config, state, reply) {
             Ok(agreed) => {
                 self.add_epoch(context, index, agreed, true, true);

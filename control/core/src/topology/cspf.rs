@@ -158,7 +158,7 @@ pub enum NoPath {
     #[error("every path passes a node or link to avoid")]
     Avoided,
     /// Every path is too slow.
-    #[error("the fastest path needs {fastest_us:?} µs, more than the {limit_us} µs allowed")]
+    #[error("every path is slower than the {limit_us} µs allowed{}", fastest_us.map_or_else(|| ", or of unknown delay".to_owned(), |us| format!(": the fastest needs {us} µs")))]
     TooSlow {
         /// The least delay there is; none where it is unknown.
         fastest_us: Option<u64>,

@@ -113,6 +113,7 @@ pub(crate) fn core_config(loaded: &Loaded) -> node::Config {
         (true, list) => AcceptRoutes::Within(within(list)),
     };
     core.hardware_aes = hardware_aes();
+    core.capacity_kbps = listen.capacity_mbps.saturating_mul(1_000);
     let micros = |duration: std::time::Duration| {
         Micros(duration.as_micros().min(u128::from(u64::MAX)) as u64)
     };
