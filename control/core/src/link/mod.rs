@@ -179,6 +179,14 @@ impl Links {
         self.neighbours.get(node).is_some_and(|n| n.out_up)
     }
 
+    /// Whether the neighbour's forwarding plane answers while its control plane is silent (it restarts).
+    pub(crate) fn restarts(&self, node: &NodeId) -> bool {
+        let links = self.neighbours.get(node).into_iter().flat_map(|n| &n.links);
+        links
+            .filter_map(|key| self.links.get(key))
+            .any(|link| link.silent && link.alive())
+    }
+
     /// Largest UDP payload that fits every working link to the neighbour.
     pub(crate) fn payload_mtu(&self, node: &NodeId) -> Option<u16> {
         let links = self
@@ -408,7 +416,7 @@ impl Links {
         link.last_arrival = context.now;
         if !link.in_up {
             link.in_up = true;
-            let measured = link.meter.measured(0);
+            let measured = link.meter.measured(context.config.capacity_kbps);
             link.advertised.update(context.now, measured);
             let (node, path) = (link.peer, link.path);
             context.out.event(Event::LinkState {

@@ -124,7 +124,7 @@ impl Links {
         }
         link.path = path;
         link.meter.forget_rtt();
-        let dial = self.dials.get(&path).is_none();
+        let dial = !self.dials.contains_key(&path);
         let twin = self
             .links
             .values()

@@ -425,10 +425,16 @@ impl Lsps {
         links: &mut Links,
         id: PassId,
     ) {
-        let Some(pass) = self.passing.get(&id) else {
+        let Some(pass) = self.passing.get_mut(&id) else {
             return;
         };
         if context.now < pass.expires {
+            let at = pass.expires;
+            self.deadlines.set(Timer::Pass(id), at);
+        } else if pass.is_up() && links.restarts(&pass.predecessor) {
+            // It cannot refresh now, but goes on forwarding: as long as its links are kept, so are its LSPs, and it
+            // gets time to refresh them once it is back.
+            pass.expires = context.now + pass.lifetime;
             let at = pass.expires;
             self.deadlines.set(Timer::Pass(id), at);
         } else if pass.is_up() {
