@@ -225,12 +225,10 @@ pub struct Worker {
     exception_limit: Limiter,
     waiting: HashMap<Ipv6Addr, WaitingFor>,
     waiting_packets: usize,
-    seen: *const Table,
+    /// Address of the table that was looked at last; only compared.
+    seen: usize,
     looked: Instant,
 }
-
-// SAFETY: `seen` is only compared, never followed; everything else is Send.
-unsafe impl Send for Worker {}
 
 impl Worker {
     /// A worker; it begins with [`Worker::run`].
@@ -253,7 +251,7 @@ impl Worker {
             exception_limit: Limiter::new(now),
             waiting: HashMap::new(),
             waiting_packets: 0,
-            seen: std::ptr::null(),
+            seen: 0,
             looked: now,
         }
     }
@@ -386,10 +384,12 @@ impl Worker {
         let shared = self.shared.clone();
         let table = shared.sessions.load_full();
         let now = Instant::now();
-        if Arc::as_ptr(&table) == self.seen && now.saturating_duration_since(self.looked) < TICK {
+        if Arc::as_ptr(&table) as usize == self.seen
+            && now.saturating_duration_since(self.looked) < TICK
+        {
             return;
         }
-        self.seen = Arc::as_ptr(&table);
+        self.seen = Arc::as_ptr(&table) as usize;
         self.looked = now;
         let mut done = vec![];
         for (&node, waiting) in &mut self.waiting {
@@ -559,7 +559,7 @@ fn send(shared: &Shared, table: &Table, tx: &mut TxBatch, len: usize) -> Result<
     };
     // Others would drop it: this node may send from its own address and its prefixes only.
     if !table.is_behind_us(inner.source) {
-        return Err(Refused::Drop(Counter::InnerSource));
+        return Err(Refused::Answer(Counter::InnerSource, Problem::Source));
     }
     let (Some(ingress), Some(epoch)) = (session.ingress, session.sending()) else {
         return Err(Refused::Wait(session.address, inner.destination));
