@@ -39,7 +39,8 @@ pub const OVERHEAD: usize = HEAD + crypto::TAG;
 const LABEL_TTL: u8 = 64;
 /// Packets from the TUN queue before the sockets have their turn.
 const TUN_BURST: usize = 64;
-/// Packets that wait for one session, and for all of them.
+/// Nodes whose sessions are waited for; packets that wait for one, and for all of them.
+const WAITING_NODES: usize = 256;
 const WAITING_PER_NODE: usize = 32;
 const WAITING: usize = 512;
 /// How long they wait.
@@ -357,6 +358,10 @@ impl Worker {
                 }
             }
             Refused::Wait(node, destination) => {
+                if self.waiting.len() >= WAITING_NODES && !self.waiting.contains_key(&node) {
+                    self.shared.counters.one(Counter::QueueFull);
+                    return;
+                }
                 let now = Instant::now();
                 let room = self.waiting_packets < WAITING;
                 let waiting = self.waiting.entry(node).or_insert_with(|| {
