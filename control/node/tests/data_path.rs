@@ -43,12 +43,8 @@ fn obstacle() -> Option<&'static str> {
 /// Puts the calling thread into a network namespace of its own, which ends with it and what it opened.
 fn own_namespace() {
     // SAFETY: changes the namespace of this thread alone.
-    assert_eq!(
-        unsafe { libc::unshare(libc::CLONE_NEWNET) },
-        0,
-        "{}",
-        std::io::Error::last_os_error()
-    );
+    let outcome = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn runtime() -> tokio::runtime::Runtime {
