@@ -27,6 +27,9 @@ pub(crate) struct Routes {
     pub(crate) tun_name: String,
     /// MTU of the overlay's route.
     pub(crate) default_mtu: u32,
+    /// An IPv4 address of this host inside a prefix it advertises: its own packets to IPv4 prefixes come from there,
+    /// for the interface has no IPv4 address, and the other end drops what comes from elsewhere.
+    pub(crate) source: Option<IpAddr>,
     installed: HashMap<(IpAddr, u8), HostRoute>,
     refused: HashMap<(IpAddr, u8), String>,
 }
@@ -45,6 +48,7 @@ impl Routes {
             tun,
             tun_name,
             default_mtu,
+            source: None,
             installed: HashMap::new(),
             refused: HashMap::new(),
         }
@@ -78,6 +82,7 @@ impl Routes {
                 link: self.tun,
                 metric: self.policy.metric,
                 mtu,
+                source: self.source.filter(|_| prefix.address.is_ipv4()),
             };
             wanted.insert((prefix.address, prefix.len), route);
         };
