@@ -54,8 +54,9 @@ fn a_transit_restarts_without_a_lost_packet() {
         |lab: &Lab| lab.world.hosts[0].node.as_ref().unwrap().counters()["lsps_signalled"];
     let before = signalled(&lab);
     let mut step = 0;
-    let stream = lab.stream(0, 4, 3, 90, |lab, elapsed| {
-        let due = [Micros::from_secs(5), Micros::from_secs(60)];
+    // Nearly as long as the graceful time, and longer than an LSP lives without being refreshed.
+    let stream = lab.stream(0, 4, 4, 140, |lab, elapsed| {
+        let due = [Micros::from_secs(5), Micros::from_secs(115)];
         if step == 0 && elapsed >= due[0] {
             lab.kill(2);
             step = 1;

@@ -18,7 +18,7 @@ impl Randomness for Seeded {
     }
 }
 
-const HERE: &str = "192.0.2.1:4789";
+const HERE: &str = "192.0.2.1:7117";
 
 fn address(ip: &str) -> UnderlayAddress {
     UnderlayAddress {
@@ -98,7 +98,7 @@ fn a_stranger_gets_no_output_at_all() {
     datagrams(&mut here);
     let (_, foreign) = first(2, 8, "192.0.2.2");
     let now = Micros::from_secs(2);
-    assert!(give(&mut here, now, "192.0.2.2:4789", &foreign).is_empty());
+    assert!(give(&mut here, now, "192.0.2.2:7117", &foreign).is_empty());
     let mut rng = Rng::new(5);
     for round in 0..2_000_u64 {
         let mut bytes = vec![0; rng.index(600)];
@@ -110,7 +110,7 @@ fn a_stranger_gets_no_output_at_all() {
         }
         let now = Micros(now.0 + round * 100_000);
         assert!(
-            give(&mut here, now, "192.0.2.2:4789", &bytes).is_empty(),
+            give(&mut here, now, "192.0.2.2:7117", &bytes).is_empty(),
             "{bytes:?}"
         );
     }
@@ -122,7 +122,7 @@ fn a_recorded_first_message_is_of_no_use() {
     let mut here = node(1, 7, "192.0.2.1", &[], |_| {});
     let (_, recorded) = first(2, 7, "192.0.2.2");
     let now = Micros::from_secs(2);
-    let answers = give(&mut here, now, "192.0.2.2:4789", &recorded);
+    let answers = give(&mut here, now, "192.0.2.2:7117", &recorded);
     assert_eq!(answers.len(), 1);
     assert!(
         answers[0].1.len() < recorded.len(),
@@ -134,13 +134,13 @@ fn a_recorded_first_message_is_of_no_use() {
         let answers = give(
             &mut here,
             Micros(now.0 + i * 100_000),
-            "198.51.100.9:4789",
+            "198.51.100.9:7117",
             &recorded,
         );
         assert!(
             answers
                 .iter()
-                .all(|(to, _)| *to == "192.0.2.2:4789".parse().unwrap())
+                .all(|(to, _)| *to == "192.0.2.2:7117".parse().unwrap())
         );
         repeats += answers.len();
     }
@@ -153,7 +153,7 @@ fn a_recorded_first_message_is_of_no_use() {
             give(
                 &mut here,
                 Micros::from_secs(31 + i),
-                "192.0.2.2:4789",
+                "192.0.2.2:7117",
                 &recorded
             )
             .is_empty()
@@ -171,7 +171,7 @@ fn damaged_messages_are_not_answered_and_do_no_harm() {
         let mut damaged = genuine.to_vec();
         damaged[at] ^= 0x10;
         now = Micros(now.0 + 100_000);
-        let answers = give(&mut here, now, "192.0.2.2:4789", &damaged);
+        let answers = give(&mut here, now, "192.0.2.2:7117", &damaged);
         // The index, the cookie field and padding of the header are not the initiator's secret.
         assert!(
             answers.is_empty() || (20..44).contains(&at),
@@ -181,9 +181,9 @@ fn damaged_messages_are_not_answered_and_do_no_harm() {
             here = node(1, 7, "192.0.2.1", &[], |_| {});
         }
     }
-    let answer = give(&mut here, now, "192.0.2.2:4789", &genuine).remove(0).1;
+    let answer = give(&mut here, now, "192.0.2.2:7117", &genuine).remove(0).1;
     // Forged second messages do not stop the genuine one.
-    let back = path("192.0.2.2:4789", HERE);
+    let back = path("192.0.2.2:7117", HERE);
     for at in 28..answer.len() {
         let mut damaged = answer.to_vec();
         damaged[at] ^= 1;
@@ -214,7 +214,7 @@ fn damaged_messages_are_not_answered_and_do_no_harm() {
         let mut damaged = third.to_vec();
         damaged[at] ^= 1;
         assert!(
-            give(&mut here, now, "192.0.2.2:4789", &damaged).is_empty(),
+            give(&mut here, now, "192.0.2.2:7117", &damaged).is_empty(),
             "byte {at}"
         );
     }
@@ -222,7 +222,7 @@ fn damaged_messages_are_not_answered_and_do_no_harm() {
     here.handle_input(
         now,
         Input::Handshake {
-            path: path(HERE, "192.0.2.2:4789"),
+            path: path(HERE, "192.0.2.2:7117"),
             datagram: &third,
         },
     );
@@ -238,7 +238,7 @@ fn under_load_a_cookie_is_asked_for_and_serves() {
     let (mut answered, mut asked) = (0, 0);
     for i in 0..12_u64 {
         let ip = format!("192.0.2.{}", 10 + i);
-        let from = format!("{ip}:4789");
+        let from = format!("{ip}:7117");
         let (mut there, datagram) = first(10 + i, 7, &ip);
         let answers = give(&mut here, now, &from, &datagram);
         assert_eq!(answers.len(), 1);
@@ -259,7 +259,7 @@ fn under_load_a_cookie_is_asked_for_and_serves() {
         );
         let again = datagrams(&mut there).remove(0).1;
         // Somebody else who saw it cannot use it from another address.
-        let elsewhere = give(&mut here, now, "203.0.113.5:4789", &again);
+        let elsewhere = give(&mut here, now, "203.0.113.5:7117", &again);
         assert!(elsewhere.iter().all(|(_, answer)| answer[16] == 4));
         let answers = give(&mut here, now, &from, &again);
         assert_eq!(answers[0].1[16], 2, "with its cookie it is answered");
@@ -314,7 +314,7 @@ fn half_open_handshakes_are_bounded() {
         give(
             &mut here,
             Micros::from_secs(21),
-            "192.0.2.9:4789",
+            "192.0.2.9:7117",
             &datagram
         )
         .len(),

@@ -105,6 +105,26 @@ fn converge(net: &mut Net, limit_s: u64, what: &str) -> Truth {
                 println!("      by {hops:?}, of which {bad:?} is not true");
                 if let Some(&(a, b)) = bad {
                     print!("{}{}", log_of(net, a, 8), log_of(net, b, 8));
+                    for (number, host) in net.world.hosts.iter().enumerate() {
+                        let Some(node) = &host.node else { continue };
+                        let views = node.nodes(now);
+                        for about in [a, b] {
+                            let id = net.world.hosts[about].id;
+                            let to = net.world.hosts[if about == a { b } else { a }].id;
+                            if let Some(view) = views.iter().find(|view| view.node == id) {
+                                let sends = view.sends_to.contains(&to);
+                                print!(
+                                    "      n{number}: n{about} at {} sends {sends};",
+                                    view.sequence
+                                );
+                            }
+                        }
+                    }
+                    println!();
+                    println!(
+                        "{:?}",
+                        net.world.hosts[a].node.as_ref().map(|n| n.counters())
+                    );
                 }
             }
         }
@@ -380,7 +400,7 @@ fn one_life(seed: u64, plan: &Plan, sample: usize, churn_s: u64) {
 
 #[test]
 fn forty_nodes_survive_churn_partition_and_heal() {
-    for seed in seeds(200, 3) {
+    for seed in seeds(200, 8) {
         let _replay = Replay::new(seed, "forty_nodes");
         let plan = Plan {
             nodes: 40,

@@ -23,6 +23,9 @@ use weft_core::{
 
 const SECOND: u64 = 1_000_000;
 
+/// When it arrives, order among equals, from, to, what.
+type Flying = (Micros, u64, usize, usize, Bytes);
+
 struct Bus {
     rng: Rng,
     now: Micros,
@@ -34,7 +37,7 @@ struct Bus {
     loss: f64,
     duplication: f64,
     max_delay: u64,
-    flying: BinaryHeap<Reverse<(Micros, u64, usize, usize, Bytes)>>,
+    flying: BinaryHeap<Reverse<Flying>>,
     sent: u64,
 }
 
@@ -284,8 +287,8 @@ fn one_life(seed: u64) {
         .filter(|&(a, b)| side[a] != side[b])
         .collect();
     cut.iter().for_each(|&(a, b)| bus.disconnect(a, b));
-    for node in 0..count {
-        tags[node] = 9;
+    for (node, tag) in tags.iter_mut().enumerate() {
+        *tag = 9;
         bus.originate(node, 9);
     }
     assert!(
@@ -315,8 +318,8 @@ fn one_life(seed: u64) {
     cut.iter()
         .chain(&neighbours)
         .for_each(|&(a, b)| bus.connect(a, b));
-    for node in 0..count {
-        tags[node] = 10;
+    for (node, tag) in tags.iter_mut().enumerate() {
+        *tag = 10;
         bus.originate(node, 10);
     }
     assert!(

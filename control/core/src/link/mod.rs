@@ -179,6 +179,14 @@ impl Links {
         self.neighbours.get(node).is_some_and(|n| n.out_up)
     }
 
+    /// Whether the neighbour's forwarding plane answers while its control plane is silent (it restarts).
+    pub(crate) fn restarts(&self, node: &NodeId) -> bool {
+        let links = self.neighbours.get(node).into_iter().flat_map(|n| &n.links);
+        links
+            .filter_map(|key| self.links.get(key))
+            .any(|link| link.silent && link.alive())
+    }
+
     /// Largest UDP payload that fits every working link to the neighbour.
     pub(crate) fn payload_mtu(&self, node: &NodeId) -> Option<u16> {
         let links = self
@@ -408,7 +416,7 @@ impl Links {
         link.last_arrival = context.now;
         if !link.in_up {
             link.in_up = true;
-            let measured = link.meter.measured(0);
+            let measured = link.meter.measured(context.config.capacity_kbps);
             link.advertised.update(context.now, measured);
             let (node, path) = (link.peer, link.path);
             context.out.event(Event::LinkState {
@@ -603,13 +611,7 @@ impl Links {
     }
 
     /// Our probe came back.
-    pub(crate) fn handle_echo(
-        &mut self,
-        context: &mut Context<'_>,
-        slot: Slot,
-        path: UnderlayPath,
-        body: &[u8; 12],
-    ) {
+    pub(crate) fn handle_echo(&mut self, context: &mut Context<'_>, slot: Slot, body: &[u8; 12]) {
         let Some(key) = self.by_slot.get(&slot).copied() else {
             context.out.count("echo_unknown_slot");
             return;
@@ -617,7 +619,6 @@ impl Links {
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
-        let _ = path;
         let Some(rtt) = link.echo(context.now, body) else {
             context.out.count("echo_unknown");
             return;
@@ -761,7 +762,16 @@ impl Links {
                 .retire_slot(context.now, context.out, epoch.rx_slot);
         }
         self.initiating.retain(|_, i| i.via_link() != Some(key));
-        self.responding.retain(|_, r| r.via_link() != Some(key));
+        let half_open: Vec<_> = self
+            .responding
+            .iter()
+            .filter(|(_, r)| r.via_link() == Some(key))
+            .map(|(i, _)| *i)
+            .collect();
+        for index in half_open {
+            self.deadlines.clear(&Timer::Responding(index));
+            self.on_responding_timer(context, index);
+        }
         if let Some(neighbour) = self.neighbours.get_mut(&link.peer) {
             neighbour.links.remove(&key);
             if neighbour.links.is_empty() {

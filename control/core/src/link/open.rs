@@ -18,6 +18,7 @@ use crate::{
     message::{Message, RoutedBody},
     node::{Config, Event, context::Context, views::PeerSource},
     noise::{self, NoiseFailed, Pattern, Setup},
+    topology::lsa::MAX_PARALLEL_LINKS,
 };
 
 /// A handshake somebody else began is forgotten after this.
@@ -30,6 +31,8 @@ const SECOND_COPIES: u32 = 8;
 const MAX_FORGERIES: u32 = 1_000;
 /// A link whose third message stays without a sign is given up after this.
 pub(super) const UNCONFIRMED: Micros = Micros::from_secs(10);
+/// Least time between two rekeys a neighbour may begin on one link.
+const REKEY_PAUSE: Micros = Micros::from_secs(1);
 const PROLOGUE: &[u8] = b"weft link 1";
 
 /// The way a handshake message came or goes.
@@ -346,6 +349,16 @@ impl Links {
         if let Some(index) = self.by_first.get(&hash).copied() {
             self.repeat_second(context, index);
             return;
+        }
+        if let Via::Link(key) = via
+            && let Some(link) = self.links.get_mut(&key)
+        {
+            // Each rekey costs slots that must rest: a neighbour in a hurry gets none.
+            if now.since(link.last_rekey) < REKEY_PAUSE {
+                context.out.count("handshake_rate_limited");
+                return;
+            }
+            link.last_rekey = now;
         }
         if self.guard.seen(&hash) {
             context.out.count("handshake_replayed");
@@ -759,6 +772,12 @@ impl Links {
         }
         let own_mtu = self.mtu_at(&path);
         let fresh = !self.links.contains_key(&key);
+        if fresh && !self.room_for_link(context, &info.node, path) {
+            context.out.limit(now, "links_of_neighbour_full");
+            context.forwarding.unreserve_slot(slot);
+            context.forwarding.unreserve_next_hop(next_hop);
+            return;
+        }
         let link = self.links.entry(key).or_insert_with(|| {
             Link::new(
                 key,
@@ -824,7 +843,30 @@ impl Links {
         context.out.state_changed();
     }
 
-    /// A link there was none for: whatever stood between the same nodes and addresses before is over.
+    /// Whether a neighbour may have one more link; the one that has been dead for longest makes room.
+    fn room_for_link(
+        &mut self,
+        context: &mut Context<'_>,
+        node: &NodeId,
+        path: UnderlayPath,
+    ) -> bool {
+        let Some(neighbour) = self.neighbours.get(node) else {
+            return true;
+        };
+        let links = neighbour.links.iter().filter_map(|key| self.links.get(key));
+        // One on the same path is replaced anyway.
+        if neighbour.links.len() < MAX_PARALLEL_LINKS || links.clone().any(|l| l.path == path) {
+            return true;
+        }
+        let dead = links.filter_map(|l| Some((l.down_since?, l.key))).min();
+        if let Some((_, key)) = dead {
+            self.close_link(context, key, "it made room for a new one");
+        }
+        dead.is_some()
+    }
+
+    /// A link there was none for: whatever stood between the same nodes and addresses before is over. A link of another
+    /// node at the address stays: with a forged source address anybody in the network could end it otherwise.
     fn established(&mut self, context: &mut Context<'_>, key: LinkKey, via: Via) {
         let Some(link) = self.links.get(&key) else {
             return;
@@ -833,7 +875,7 @@ impl Links {
         let replaced: Vec<_> = self
             .links
             .values()
-            .filter(|other| other.key != key && other.path == path)
+            .filter(|other| other.key != key && other.peer == node && other.path == path)
             .map(|other| other.key)
             .collect();
         context.out.count("links_established");

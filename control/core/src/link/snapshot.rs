@@ -88,6 +88,12 @@ impl Links {
         }
         for _ in 0..r.u32()? {
             let link = load_link(now, r)?;
+            if link.path.local.port() != context.config.port {
+                return Err(WireError::Value {
+                    field: "port",
+                    value: link.path.local.port().into(),
+                });
+            }
             if self.links.contains_key(&link.key) || !self.neighbours.contains_key(&link.peer) {
                 return Err(taken("link"));
             }

@@ -77,6 +77,8 @@ pub(crate) struct Link {
     pub(crate) sending: u64,
     pub(crate) since: Micros,
     pub(crate) rekey_at: Micros,
+    /// When the neighbour last began a rekey.
+    pub(crate) last_rekey: Micros,
 
     pub(crate) fragment_id: u16,
     pub(crate) reassembly: Reassembly,
@@ -139,6 +141,7 @@ impl Link {
             sending: 0,
             since: now,
             rekey_at: now,
+            last_rekey: Micros(0),
             fragment_id: 0,
             reassembly: Reassembly::default(),
             out_up: None,

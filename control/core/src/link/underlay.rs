@@ -124,7 +124,7 @@ impl Links {
         }
         link.path = path;
         link.meter.forget_rtt();
-        let dial = self.dials.get(&path).is_none();
+        let dial = !self.dials.contains_key(&path);
         let twin = self
             .links
             .values()
@@ -339,9 +339,11 @@ impl Links {
         let Some(dial) = self.dials.get_mut(&path) else {
             return;
         };
-        let link = self.links.values().find(|l| l.path == path);
         // An unconfirmed link is a handshake under way.
-        let linked = link.is_some_and(|l| l.alive() || l.epochs.iter().all(|e| !e.confirmed));
+        let linked = self
+            .links
+            .values()
+            .any(|l| l.path == path && (l.alive() || l.epochs.iter().all(|e| !e.confirmed)));
         if linked || !usable {
             dial.attempts = 0;
             self.deadlines

@@ -105,6 +105,8 @@ pub(crate) struct Lsps {
     events: VecDeque<LspEvent>,
     notices: Bucket,
     unknowns: Bucket,
+    /// Set-ups each neighbour may still ask for: opening a layer costs an agreement on keys.
+    setups: BTreeMap<NodeId, Bucket>,
 }
 
 impl Lsps {
@@ -121,6 +123,7 @@ impl Lsps {
             events: VecDeque::new(),
             notices: Bucket::new(NOTICES_PER_S, now),
             unknowns: Bucket::new(UNKNOWN_PER_S, now),
+            setups: BTreeMap::new(),
         }
     }
 
@@ -377,6 +380,7 @@ impl Lsps {
         links: &mut Links,
         node: NodeId,
     ) {
+        self.setups.remove(&node);
         let concerned: BTreeSet<_> = self
             .passing
             .iter()

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     identity::NodeId,
     io::Micros,
-    link::Links,
+    link::{Links, guard::Bucket},
     message::{LspId, MAX_IDS, Message, Refusal, SetupResult},
     node::context::Context,
 };
@@ -88,6 +88,16 @@ impl Lsps {
             return;
         }
         let limits = &context.config.limits;
+        let rate = limits.lsp_setups_per_neighbour_per_s;
+        let bucket = self
+            .setups
+            .entry(from)
+            .or_insert_with(|| Bucket::new(rate, context.now));
+        if !bucket.take(context.now) {
+            context.out.count("lsp_setups_limited");
+            refuse_to(context, links, &from, id, Refusal::Full);
+            return;
+        }
         let used = self.per_neighbour.get(&from).copied().unwrap_or(0);
         if used >= limits.lsps_per_neighbour || self.passing.len() >= limits.lsps {
             context.out.limit(context.now, "lsps_full");
@@ -389,6 +399,14 @@ impl Lsps {
             match pass {
                 Some((pass_id, pass)) if pass.is_up() => {
                     pass.expires = context.now + pass.lifetime;
+                    // Who refreshes has the answer: it needs no repeating any more.
+                    match &mut pass.role {
+                        Role::Transit { reply, .. }
+                        | Role::Egress {
+                            reply: Some(reply), ..
+                        } => *reply = Vec::new(),
+                        Role::Egress { .. } => {}
+                    }
                     self.deadlines.set(Timer::Pass(pass_id), pass.expires);
                 }
                 Some(_) => {}
@@ -407,10 +425,16 @@ impl Lsps {
         links: &mut Links,
         id: PassId,
     ) {
-        let Some(pass) = self.passing.get(&id) else {
+        let Some(pass) = self.passing.get_mut(&id) else {
             return;
         };
         if context.now < pass.expires {
+            let at = pass.expires;
+            self.deadlines.set(Timer::Pass(id), at);
+        } else if pass.is_up() && links.restarts(&pass.predecessor) {
+            // It cannot refresh now, but goes on forwarding: as long as its links are kept, so are its LSPs, and it
+            // gets time to refresh them once it is back.
+            pass.expires = context.now + pass.lifetime;
             let at = pass.expires;
             self.deadlines.set(Timer::Pass(id), at);
         } else if pass.is_up() {

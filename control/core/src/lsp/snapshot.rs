@@ -73,8 +73,8 @@ impl Lsps {
                         value: 0,
                     })?;
                     self.own_out(context, successor, id_out, Owner::Pass(pass));
+                    let entry = LfibEntry::swap(out_label, group);
                     let out_label = Some(out_label);
-                    let entry = LfibEntry::swap(out_label.unwrap_or(Label(0)), group);
                     (
                         Role::Transit {
                             successor,

@@ -45,7 +45,7 @@ impl Config {
             identity,
             network,
             name,
-            port: 4789,
+            port: 7117,
             peers: Vec::new(),
             prefixes: Vec::new(),
             accept_routes: AcceptRoutes::All,
@@ -143,9 +143,11 @@ pub struct Limits {
     pub lsps_per_neighbour: usize,
     /// LSPs of all neighbours together.
     pub lsps: usize,
+    /// LSPs one neighbour may ask for per second.
+    pub lsp_setups_per_neighbour_per_s: u32,
     /// Sessions at most.
     pub sessions: usize,
-    /// Handshakes begun by others and not finished.
+    /// Handshakes of links begun by others and not finished; the same again of sessions.
     pub half_open: usize,
     /// Handshakes begun by others per second before cookies are asked for.
     pub handshakes_per_s: u32,
@@ -163,6 +165,7 @@ impl Default for Limits {
             groups: 4095,
             lsps_per_neighbour: 8192,
             lsps: 65_536,
+            lsp_setups_per_neighbour_per_s: 1000,
             sessions: 4096,
             half_open: 256,
             handshakes_per_s: 200,

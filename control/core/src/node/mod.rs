@@ -191,9 +191,11 @@ impl Node {
                 self.links
                     .handle_control(&mut context, slot, Some(path), body);
             }
-            Input::ProbeEcho { slot, path, body } => {
-                self.links.handle_echo(&mut context, slot, path, &body)
-            }
+            Input::ProbeEcho {
+                slot,
+                path: _,
+                body,
+            } => self.links.handle_echo(&mut context, slot, &body),
             Input::Exception {
                 slot,
                 label,
@@ -553,7 +555,7 @@ fn check(config: &Config) -> Result<(Vec<Prefix>, Option<Vec<Prefix>>), NodeErro
         );
     }
     if config.port == 0 {
-        return bad("port", "0 is no port; the default is 4789".to_owned());
+        return bad("port", "0 is no port; the default is 7117".to_owned());
     }
     let (first, last) = (*config.limits.labels.start(), *config.limits.labels.end());
     if first < 16 || last > 0xf_ffff || first > last {

@@ -118,3 +118,209 @@ fn opened<'a>(config: &Config, snapshot: &'a [u8]) -> Result<&'a [u8], String> {
     }
     Ok(reader.rest())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        identity::{Identity, NetworkSecret},
+        io::{Input, UnderlayAddress, UnderlayPath},
+        message::{LspId, Message},
+        noise::test_rng::Seeded,
+    };
+
+    fn config(number: u8) -> Config {
+        Config::new(
+            Identity::from_secret(&[number; 32]),
+            NetworkSecret::from_bytes([7; 32]),
+        )
+    }
+
+    fn node(number: u8, peer: Option<&str>) -> Node {
+        let mut config = config(number);
+        config.peers = peer
+            .iter()
+            .map(|p| p.parse().expect("an address"))
+            .collect();
+        let mut node = Node::new(config, Box::new(Seeded(number.into(), 0)), Micros(0))
+            .expect("a good configuration");
+        let address = UnderlayAddress {
+            address: format!("192.0.2.{number}").parse().expect("an address"),
+            interface: "eth0".into(),
+            prefix_len: 24,
+            mtu: 1500,
+            up: true,
+            mode: crate::io::ForwardMode::KernelNative,
+        };
+        node.handle_input(
+            Micros(0),
+            Input::Underlay {
+                addresses: &[address],
+            },
+        );
+        node
+    }
+
+    /// Two nodes with a link; control frames go to and fro.
+    fn linked() -> (Node, Node) {
+        let (mut a, mut b) = (node(1, Some("192.0.2.2:7117")), node(2, None));
+        let mut hops = [
+            std::collections::BTreeMap::new(),
+            std::collections::BTreeMap::new(),
+        ];
+        for step in 0..40_u64 {
+            let now = Micros(step * 100_000);
+            for side in 0..2 {
+                let (from, to) = if side == 0 {
+                    (&mut a, &mut b)
+                } else {
+                    (&mut b, &mut a)
+                };
+                from.handle_timeout(now);
+                while let Some(output) = from.poll_output() {
+                    let turn = |p: UnderlayPath| UnderlayPath {
+                        local: p.remote,
+                        remote: p.local,
+                    };
+                    match output {
+                        Output::SendDatagram { path, datagram } => {
+                            to.handle_input(
+                                now,
+                                Input::Handshake {
+                                    path: turn(path),
+                                    datagram: &datagram,
+                                },
+                            );
+                        }
+                        Output::Dataplane(DataplaneOp::AddNextHop {
+                            index, path, slot, ..
+                        }) => {
+                            hops[side].insert(index, (path, slot));
+                        }
+                        Output::SendLink {
+                            next_hop,
+                            kind: weft_abi::Kind::Control,
+                            body,
+                        } => {
+                            let (path, slot) = hops[side][&next_hop];
+                            to.handle_input(
+                                now,
+                                Input::Control {
+                                    slot,
+                                    path: turn(path),
+                                    body: &body,
+                                },
+                            );
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+        (a, b)
+    }
+
+    fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+        let check = check(&config(1), &body);
+        body.extend_from_slice(&check);
+        body
+    }
+
+    #[test]
+    fn a_resumed_node_describes_the_same_tables_under_fresh_counters() {
+        let (mut a, _) = linked();
+        let before = a.links(Micros(0));
+        assert_eq!(before.len(), 2);
+        let mut resumed = Node::resume(config(1), &a.snapshot(), Box::new(Seeded(9, 0)), Micros(5))
+            .expect("its own snapshot");
+        let after = resumed.links(Micros(5));
+        for (old, new) in before.iter().zip(&after) {
+            assert_eq!(
+                (
+                    old.node, old.local, old.remote, old.slot, old.epoch, old.state
+                ),
+                (
+                    new.node, new.local, new.remote, new.slot, new.epoch, new.state
+                )
+            );
+        }
+        let outputs: Vec<_> = std::iter::from_fn(|| resumed.poll_output()).collect();
+        let restored = outputs
+            .iter()
+            .position(|o| matches!(o, Output::Dataplane(DataplaneOp::Restored)));
+        let count = |wanted: fn(&DataplaneOp) -> bool| {
+            let described = outputs[..restored.expect("an end of the description")].iter();
+            described
+                .filter(|o| matches!(o, Output::Dataplane(op) if wanted(op)))
+                .count()
+        };
+        assert_eq!(count(|op| matches!(op, DataplaneOp::AddSlot { .. })), 1);
+        assert_eq!(count(|op| matches!(op, DataplaneOp::AddNextHop { .. })), 1);
+        assert_eq!(count(|op| matches!(op, DataplaneOp::SetGroup { .. })), 1);
+        // Each resume reserves other counters than the one before, also from one and the same snapshot's successor.
+        let (once, twice) = (resumed.snapshot(), {
+            let again = Node::resume(
+                config(1),
+                &resumed.snapshot(),
+                Box::new(Seeded(9, 0)),
+                Micros(5),
+            );
+            again.expect("its own snapshot").snapshot()
+        });
+        assert_ne!(once, twice);
+    }
+
+    #[test]
+    fn another_port_makes_a_snapshot_useless() {
+        let (mut a, _) = linked();
+        let mut moved = config(1);
+        moved.port = 9999;
+        let error = Node::resume(moved, &a.snapshot(), Box::new(Seeded(9, 0)), Micros(5)).err();
+        assert!(error.is_some_and(|e| e.to_string().contains("port has the value 7117")));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        /// Whoever can write the file could also recompute its checksum: even then nothing panics or hangs.
+        #[test]
+        fn no_snapshot_panics(at: prop::sample::Index, value: u8, cut in proptest::option::of(any::<prop::sample::Index>())) {
+            static GOOD: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+            let good = GOOD.get_or_init(|| linked().0.snapshot());
+            let mut body = good[..good.len() - CHECK_LEN].to_vec();
+            let i = 47 + at.index(body.len() - 47);
+            body[i] = value;
+            if let Some(cut) = cut {
+                body.truncate(47 + cut.index(body.len() - 47));
+            }
+            if let Ok(mut node) = Node::resume(config(1), &sealed(body), Box::new(Seeded(9, 0)), Micros(5)) {
+                for step in 1..5 {
+                    node.handle_timeout(Micros::from_secs(step));
+                    while node.poll_output().is_some() {}
+                }
+                let _ = node.snapshot();
+            }
+        }
+
+        /// An authentic neighbour that sends nonsense harms nobody.
+        #[test]
+        fn no_message_of_a_neighbour_panics(
+            messages in proptest::collection::vec((1_u8..13, proptest::collection::vec(any::<u8>(), 0..120)), 1..20),
+        ) {
+            let mut node = node(1, None);
+            let stranger = Identity::from_secret(&[3; 32]).id();
+            for (kind, mut bytes) in messages {
+                bytes.insert(0, kind);
+                let Ok(message) = Message::decode(&bytes) else { continue };
+                let now = Micros::from_secs(1);
+                node.on_link_event(now, crate::link::LinkEvent::Message { from: stranger, message });
+                node.settle(now);
+            }
+            let teardown = Message::LspTeardown { id: LspId(1) };
+            node.on_link_event(Micros(1), crate::link::LinkEvent::Message { from: stranger, message: teardown });
+            while node.poll_output().is_some() {}
+        }
+    }
+}

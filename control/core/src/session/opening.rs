@@ -95,6 +95,11 @@ impl Sessions {
         })?;
         self.firsts.insert(hash);
         let own = context.config.identity.id();
+        let half_open = self.sessions.values().filter(|s| !s.active).count();
+        if half_open >= context.config.limits.half_open && !self.by_peer.contains_key(&offer.peer) {
+            context.out.limit(context.now, "sessions_half_open_full");
+            return Err(Refusal::Full);
+        }
         let index = self.entry(context, mesh, offer.peer).ok_or(Refusal::Full)?;
         let session = self.sessions.get_mut(&index).ok_or(Refusal::Full)?;
         // Both began at once: the smaller id's opening goes on, as long as it may still succeed.
@@ -263,8 +268,9 @@ impl Sessions {
         for old in &mut session.epochs[..at] {
             old.drop_at.get_or_insert(now + OLD_KEYS);
         }
-        session.active = true;
-        session.last_active = session.last_active.max(session.epochs[at].since);
+        if !std::mem::replace(&mut session.active, true) {
+            session.last_active = now;
+        }
         let (newest, cipher) = (at + 1 == session.epochs.len(), session.epochs[at].cipher);
         if newest && session.sending != Some(number) {
             session.sending = Some(number);

@@ -83,6 +83,14 @@ impl Sessions {
             .into_iter()
             .partition(|(_, at)| *at <= now);
         session.retiring = kept;
+        // The last one it had: what was kept in the hope that a break is short.
+        let orphaned = !due.is_empty() && session.primary.is_none() && session.retiring.is_empty();
+        if orphaned && session.ingress.take().is_some() {
+            context.out.push(Output::Session(SessionOp::SetIngress {
+                session: index,
+                ingress: None,
+            }));
+        }
         for (id, _) in due {
             self.by_source.remove(&id);
             mesh.lsps.tear_down(context, mesh.links, id);

@@ -633,8 +633,8 @@ mod tests {
     /// Slots and next hops of a one-way link, keyed alike at both ends.
     fn join(world: &mut World, from: usize, to: usize, v6: bool) -> GroupIndex {
         let path = |local: usize, remote: usize| UnderlayPath {
-            local: (ip(local, v6), 4789).into(),
-            remote: (ip(remote, v6), 4789).into(),
+            local: (ip(local, v6), 7117).into(),
+            remote: (ip(remote, v6), 7117).into(),
         };
         let (key, slot) = (TagKey([from as u8 + 1; 16]), Slot(from as u16 + 1));
         let add = DataplaneOp::AddSlot {

@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// The port every simulated node uses.
-pub const PORT: u16 = 4789;
+pub const PORT: u16 = 7117;
 
 /// What a random network is made of.
 #[derive(Clone, Debug)]

@@ -731,7 +731,7 @@ impl Tree {
                 continue;
             }
             for edge in &node.out {
-                search.relax(graph, at, edge.to, edge.links[0].measured.cost);
+                search.relax(graph, at, edge.to, edge.cost);
             }
         }
         let mut first = vec![u32::MAX; graph.bound()];
@@ -820,7 +820,7 @@ pub(super) fn costs_towards(graph: &Graph, destination: u32) -> Vec<Option<u32>>
             let Some(edge) = graph.edge(from, at) else {
                 continue;
             };
-            let sum = cost + edge.links[0].measured.cost;
+            let sum = cost + edge.cost;
             if best[from as usize].is_none_or(|known| sum < known) {
                 best[from as usize] = Some(sum);
                 heap.push(Reverse((sum, from)));

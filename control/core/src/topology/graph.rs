@@ -26,6 +26,8 @@ pub struct ConfirmedLink {
 pub struct Edge {
     /// Index of the receiver.
     pub(super) to: u32,
+    /// Of the best link.
+    pub(super) cost: u32,
     /// Lowest cost first, then lowest link id.
     pub(super) links: Vec<ConfirmedLink>,
 }
@@ -192,7 +194,8 @@ impl Graph {
             .into
             .partition_point(|&node| self.node(node).id < from_id);
         if let Some(node) = &mut self.nodes[from as usize] {
-            node.out.insert(at, Edge { to, links });
+            let cost = links[0].measured.cost;
+            node.out.insert(at, Edge { to, cost, links });
         }
         if let Some(node) = &mut self.nodes[to as usize] {
             node.into.insert(into_at, from);

@@ -17,7 +17,7 @@ use weft_core::{
     },
 };
 
-pub const PORT: u16 = 4789;
+pub const PORT: u16 = 7117;
 
 /// A network where each link has a subnet of its own.
 pub struct Lab {

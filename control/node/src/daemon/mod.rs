@@ -75,6 +75,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The MTU of the TUN interface; routes have smaller ones of their own.
 const TUN_MTU: u32 = 9000;
+/// Packets each of its queues holds: some milliseconds of traffic.
+const TUN_QUEUE: u32 = 1024;
 
 /// Checks configuration and secrets and changes nothing.
 pub fn check(layout: &Layout) -> Result<String> {
@@ -95,6 +97,16 @@ pub fn undo(layout: &Layout) -> Result<Vec<String>> {
     let (mut record, notice) = Record::load(&state.file(RECORD))?;
     let mut done: Vec<String> = notice.into_iter().collect();
     done.extend(undo_changes(&mut record, &layout.socket)?);
+    // On a full disk the record may have stayed behind; the pins' place is known without it.
+    if let Ok(pins) = pins(layout)
+        && pins.exists()
+    {
+        crate::dataplane::cleanup(&pins).with_context(|| format!("removing {}", pins.display()))?;
+        done.push(format!(
+            "removed maps and programs pinned under {}",
+            pins.display()
+        ));
+    }
     // Without the tables that went with the pins the snapshot describes nothing that exists.
     match std::fs::remove_file(state.file("snapshot")) {
         Ok(()) => done.push("removed the snapshot of links and labels".to_owned()),
@@ -443,9 +455,12 @@ fn make_node(
     ))
 }
 
+/// Keeps a notice for the status, and logs it where it is new.
 fn warn(notices: &mut BTreeMap<&'static str, String>, key: &'static str, text: String) {
-    tracing::warn!("{text}");
-    notices.insert(key, text);
+    if notices.get(key) != Some(&text) {
+        tracing::warn!("{text}");
+        notices.insert(key, text);
+    }
 }
 
 fn keep<E: std::fmt::Display>(notices: &mut BTreeMap<&'static str, String>, result: Result<(), E>) {
@@ -498,7 +513,7 @@ impl Daemon {
         };
         keep(&mut self.notices, self.record.add([address]));
         let up = async {
-            self.netlink.set_up(index, TUN_MTU).await?;
+            self.netlink.set_up(index, TUN_MTU, TUN_QUEUE).await?;
             self.netlink.add_address(index, own.into(), 128).await
         };
         if let Err(error) = up.await {
@@ -714,6 +729,11 @@ impl Daemon {
             tracing::debug!(?event, "sampled by the kernel");
         }
         self.forget_old_asks();
+        // What could not be written is tried again: the disk may have room by now.
+        if self.notices.contains_key("snapshot") && self.snapshot_due.is_none() {
+            self.snapshot_due = Some(Instant::now());
+        }
+        keep(&mut self.notices, self.record.retry());
     }
 
     async fn finish(

@@ -110,7 +110,7 @@ fn checksum_v6(source: Ipv6Addr, destination: Ipv6Addr, protocol: u8, payload: &
     ])
 }
 
-/// Token bucket for errors: a burst of 50, then 100 per second.
+/// Token bucket for errors of one kind: a burst of 50, then 100 per second.
 #[derive(Debug)]
 pub struct Limiter {
     tokens: u32,

@@ -222,6 +222,7 @@ pub struct Worker {
     tx: TxBatch,
     icmp: Box<[u8]>,
     icmp_limit: Limiter,
+    exception_limit: Limiter,
     waiting: HashMap<Ipv6Addr, WaitingFor>,
     waiting_packets: usize,
     seen: *const Table,
@@ -249,6 +250,7 @@ impl Worker {
             tx: TxBatch::default(),
             icmp: vec![0; icmp::MAX_ERROR].into_boxed_slice(),
             icmp_limit: Limiter::new(now),
+            exception_limit: Limiter::new(now),
             waiting: HashMap::new(),
             waiting_packets: 0,
             seen: std::ptr::null(),
@@ -491,12 +493,16 @@ impl Worker {
                     counter,
                     exception,
                 } => {
-                    shared.hand_up(Up::Exception {
-                        slot,
-                        label,
-                        counter,
-                        exception,
-                    });
+                    if self.exception_limit.take(Instant::now()) {
+                        shared.hand_up(Up::Exception {
+                            slot,
+                            label,
+                            counter,
+                            exception,
+                        });
+                    } else {
+                        shared.counters.one(Counter::ExceptionLimited);
+                    }
                 }
                 Received::Forward {
                     next_hop,
