@@ -130,6 +130,11 @@ impl Context {
         io::stdout().is_terminal()
     }
 
+    /// Columns of the terminal; none where output goes elsewhere.
+    pub(crate) fn width(&self) -> Option<usize> {
+        terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0.into())
+    }
+
     /// Text in a style where colours are wanted.
     pub(crate) fn paint(&self, style: Style, text: &str) -> String {
         if self.colour && !text.is_empty() {

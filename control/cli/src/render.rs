@@ -129,9 +129,16 @@ pub(crate) fn plural(number: usize, one: &str, many: &str) -> String {
 
 /// Columns of text, aligned.
 pub(crate) struct Table {
-    header: Vec<(&'static str, Align)>,
+    columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
     indent: usize,
+}
+
+struct Column {
+    title: &'static str,
+    align: Align,
+    /// May be left out where the terminal is too narrow for all.
+    optional: bool,
 }
 
 /// On which side the text of a column stands.
@@ -175,18 +182,28 @@ impl<T: AsRef<str>> From<T> for Cell {
     }
 }
 
+/// Between two columns.
+const GAP: usize = 2;
+
 impl Table {
-    /// Columns by their titles; a title that begins with `>` is of a column that stands right.
+    /// Columns by their titles. `?` before a title: left out first on a narrow terminal, from the right; `>`: the
+    /// column stands right.
     pub(crate) fn new(titles: &[&'static str]) -> Self {
-        let header = titles
-            .iter()
-            .map(|title| match title.strip_prefix('>') {
-                Some(title) => (title, Align::Right),
-                None => (*title, Align::Left),
-            })
-            .collect();
+        let column = |title: &&'static str| {
+            let (title, optional) = title
+                .strip_prefix('?')
+                .map_or((*title, false), |title| (title, true));
+            let (title, align) = title
+                .strip_prefix('>')
+                .map_or((title, Align::Left), |title| (title, Align::Right));
+            Column {
+                title,
+                align,
+                optional,
+            }
+        };
         Self {
-            header,
+            columns: titles.iter().map(column).collect(),
             rows: Vec::new(),
             indent: 0,
         }
@@ -194,8 +211,16 @@ impl Table {
 
     /// Without a header line.
     pub(crate) fn bare(aligns: &[Align]) -> Self {
+        let columns = aligns
+            .iter()
+            .map(|&align| Column {
+                title: "",
+                align,
+                optional: false,
+            })
+            .collect();
         Self {
-            header: aligns.iter().map(|align| ("", *align)).collect(),
+            columns,
             rows: Vec::new(),
             indent: 0,
         }
@@ -208,17 +233,17 @@ impl Table {
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
         let row: Vec<Cell> = cells.into_iter().collect();
-        debug_assert_eq!(row.len(), self.header.len());
+        debug_assert_eq!(row.len(), self.columns.len());
         self.rows.push(row);
     }
 
     pub(crate) fn print(&self, context: &mut Context) -> Result<(), Failure> {
-        let text = self.to_text(|style, text| context.paint(style, text));
+        let text = self.to_text(context.width(), |style, text| context.paint(style, text));
         context.text(&text)
     }
 
-    fn to_text(&self, paint: impl Fn(Style, &str) -> String) -> String {
-        let widths: Vec<usize> = (0..self.header.len())
+    fn to_text(&self, room: Option<usize>, paint: impl Fn(Style, &str) -> String) -> String {
+        let widths: Vec<usize> = (0..self.columns.len())
             .map(|column| {
                 let cells = self
                     .rows
@@ -226,36 +251,76 @@ impl Table {
                     .filter_map(|row| row.get(column))
                     .map(|cell| cell.text.width());
                 cells
-                    .chain([self.header[column].0.width()])
+                    .chain([self.columns[column].title.width()])
                     .max()
                     .unwrap_or(0)
             })
             .collect();
+        let shown = self.fitting(&widths, room);
         let mut text = String::new();
-        let mut line = |cells: &mut dyn Iterator<Item = (&str, Style)>| {
+        let mut line = |cell_of: &dyn Fn(usize) -> (String, Style)| {
             let mut painted = " ".repeat(self.indent);
-            for (column, (cell, style)) in cells.enumerate() {
+            for (at, &column) in shown.iter().enumerate() {
+                let (cell, style) = cell_of(column);
                 let padding = " ".repeat(widths[column].saturating_sub(cell.width()));
-                let last = column + 1 == widths.len();
-                if column > 0 {
-                    painted.push_str("  ");
+                if at > 0 {
+                    painted.push_str(&" ".repeat(GAP));
                 }
-                match self.header[column].1 {
-                    Align::Right => painted.extend([padding.as_str(), &paint(style, cell)]),
-                    Align::Left if last => painted.push_str(&paint(style, cell)),
-                    Align::Left => painted.extend([paint(style, cell).as_str(), &padding]),
+                match self.columns[column].align {
+                    Align::Right => painted.extend([padding, paint(style, &cell)]),
+                    Align::Left if at + 1 == shown.len() => painted.push_str(&paint(style, &cell)),
+                    Align::Left => painted.extend([paint(style, &cell), padding]),
                 }
             }
             text.push_str(painted.trim_end());
             text.push('\n');
         };
-        if self.header.iter().any(|(title, _)| !title.is_empty()) {
-            line(&mut self.header.iter().map(|(title, _)| (*title, DIM)));
+        if self.columns.iter().any(|column| !column.title.is_empty()) {
+            line(&|column| (self.columns[column].title.to_owned(), DIM));
         }
         for row in &self.rows {
-            line(&mut row.iter().map(|cell| (cell.text.as_str(), cell.style)));
+            line(&|column| {
+                row.get(column)
+                    .map(|cell| (cell.text.clone(), cell.style))
+                    .unwrap_or_default()
+            });
+        }
+        if shown.len() < self.columns.len() {
+            let left_out = (0..self.columns.len()).filter(|column| !shown.contains(column));
+            let titles: Vec<&str> = left_out.map(|column| self.columns[column].title).collect();
+            text += &paint(
+                DIM,
+                &format!(
+                    "(left out for want of room: {}; --json has all)",
+                    titles.join(", ")
+                ),
+            );
+            text.push('\n');
         }
         text
+    }
+
+    /// The columns there is room for.
+    fn fitting(&self, widths: &[usize], room: Option<usize>) -> Vec<usize> {
+        let mut shown: Vec<usize> = (0..self.columns.len()).collect();
+        let Some(room) = room else { return shown };
+        let width = |shown: &[usize]| {
+            self.indent
+                + shown
+                    .iter()
+                    .map(|&column| widths[column] + GAP)
+                    .sum::<usize>()
+        };
+        while width(&shown) > room + GAP {
+            let Some(at) = shown
+                .iter()
+                .rposition(|&column| self.columns[column].optional)
+            else {
+                break;
+            };
+            shown.remove(at);
+        }
+        shown
     }
 }
 
@@ -297,10 +362,29 @@ mod tests {
         let mut table = Table::new(&["NAME", ">COST", "STATE"]);
         table.row(["a".into(), "5".into(), Cell::new("up", GOOD)]);
         table.row(["zürich-接続".into(), "1200".into(), "".into()]);
-        let text = table.to_text(|_, text| text.to_owned());
+        let text = table.to_text(None, |_, text| text.to_owned());
         assert_eq!(
             text,
             "NAME         COST  STATE\na               5  up\nzürich-接続  1200  -\n"
+        );
+    }
+
+    #[test]
+    fn a_narrow_terminal_leaves_columns_out_and_says_which() {
+        let mut table = Table::new(&["NAME", "?>SLOT", "STATE", "?REMOTE"]);
+        table.row(["a".into(), "5".into(), "up".into(), "192.0.2.1:7117".into()]);
+        let text = |room| table.to_text(Some(room), |_, text| text.to_owned());
+        assert_eq!(
+            text(33),
+            "NAME  SLOT  STATE  REMOTE\na        5  up     192.0.2.1:7117\n"
+        );
+        assert_eq!(
+            text(32),
+            "NAME  SLOT  STATE\na        5  up\n(left out for want of room: REMOTE; --json has all)\n"
+        );
+        assert_eq!(
+            text(5),
+            "NAME  STATE\na     up\n(left out for want of room: SLOT, REMOTE; --json has all)\n"
         );
     }
 
@@ -309,7 +393,7 @@ mod tests {
         let mut table = Table::bare(&[Align::Left, Align::Left]).indented(2);
         table.row([Cell::new("up", GOOD), "x".into()]);
         table.row([Cell::new("broken", BAD), "y".into()]);
-        let text = table.to_text(|style, text| format!("{style}{text}{style:#}"));
+        let text = table.to_text(None, |style, text| format!("{style}{text}{style:#}"));
         let plain = text
             .replace("\x1b[32m", "")
             .replace("\x1b[31m", "")

@@ -400,7 +400,7 @@ fn one_life(seed: u64, plan: &Plan, sample: usize, churn_s: u64) {
 
 #[test]
 fn forty_nodes_survive_churn_partition_and_heal() {
-    for seed in seeds(200, 3) {
+    for seed in seeds(200, 8) {
         let _replay = Replay::new(seed, "forty_nodes");
         let plan = Plan {
             nodes: 40,

@@ -43,12 +43,8 @@ fn obstacle() -> Option<&'static str> {
 /// Puts the calling thread into a network namespace of its own, which ends with it and what it opened.
 fn own_namespace() {
     // SAFETY: changes the namespace of this thread alone.
-    assert_eq!(
-        unsafe { libc::unshare(libc::CLONE_NEWNET) },
-        0,
-        "{}",
-        std::io::Error::last_os_error()
-    );
+    let outcome = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    assert_eq!(outcome, 0, "{}", std::io::Error::last_os_error());
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -87,7 +83,7 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
         runtime().block_on(async {
             let interface = Interface::open("weft0", 1).unwrap();
             let (netlink, _events) = Netlink::open().unwrap();
-            netlink.set_up(interface.index(), 9000).await.unwrap();
+            netlink.set_up(interface.index(), 9000, 1000).await.unwrap();
             netlink
                 .add_address(interface.index(), own.into(), 128)
                 .await
@@ -98,6 +94,7 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
                 link: interface.index(),
                 metric: 512,
                 mtu: Some(4000),
+                source: None,
             };
             netlink.set_route(&route).await.unwrap();
             let app = UdpSocket::bind((own, 4000)).unwrap();
@@ -253,7 +250,7 @@ fn packets_go_through_and_too_large_ones_are_answered() {
     own_namespace();
     runtime().block_on(async {
         let (netlink, _events) = Netlink::open().unwrap();
-        netlink.set_up(1, 65_536).await.unwrap();
+        netlink.set_up(1, 65_536, 1000).await.unwrap();
     });
     let (a, b): (Ipv6Addr, Ipv6Addr) = (
         "fd00:1:2::a".parse().unwrap(),

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
-use weft_client::api::{Constraints, Counters, ForwardMode};
+use anyhow::{Context, Result, bail};
+use weft_client::api::{Constraints, Counters, ForwardMode, Why, WhyHop};
 
 use super::Stage;
 use crate::{
@@ -31,6 +31,8 @@ const MARKED_DOWNLOAD: u64 = 8 << 20;
 const IPERF_SECONDS: u32 = 5;
 const PROBE_INTERVAL: Duration = Duration::from_millis(1);
 const PROBE_PAYLOAD: usize = 64;
+/// How long the first measurements may take.
+const SETTLE_LIMIT: Duration = Duration::from_secs(15);
 /// The longest silence that counts as going on.
 const OUTAGE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -63,11 +65,32 @@ pub(super) fn meet(stage: &mut Stage) -> Result<()> {
 pub(super) fn path(stage: &mut Stage) -> Result<()> {
     term::heading("The path from client to server, and why this one");
     let mut api = stage.lab.node("client").api()?;
-    // Measurements settle in the first seconds: wait until the chosen path and a disjoint standby are known.
-    let why = wait_for("a path with a standby", Duration::from_secs(20), || {
+    // The links' figures come in during the first seconds; a path chosen before would be a guess.
+    let measured = |why: &Why| {
+        let known = |hop: &WhyHop| !hop.because.contains("delay unknown");
+        !why.path.is_empty() && why.path.iter().all(known)
+    };
+    let settled = wait_for("measured links", SETTLE_LIMIT, || {
         let why = api.why("server", Constraints::default())?;
-        Ok((!why.path.is_empty() && !why.standby.is_empty()).then_some(why))
-    })?;
+        let other = Constraints {
+            avoid: why
+                .path
+                .iter()
+                .map(|hop| hop.to.clone())
+                .filter(|n| n != "server")
+                .collect(),
+            ..Constraints::default()
+        };
+        let all = measured(&why) && measured(&api.why("server", other)?);
+        Ok((all && !why.standby.is_empty()).then_some(why))
+    });
+    let why = match settled {
+        Ok(why) => why,
+        Err(_) => api.why("server", Constraints::default())?,
+    };
+    if why.path.is_empty() {
+        bail!("no path: {}", why.no_path.unwrap_or_default());
+    }
     for hop in &why.path {
         println!(
             "  {:<8} → {:<8} cost {:>4}  {}",

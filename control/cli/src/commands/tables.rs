@@ -156,13 +156,13 @@ pub(super) fn links(context: &mut Context) -> Result<(), Failure> {
         ">COST",
         ">LOSS",
         ">RTT",
-        ">JITTER",
-        ">CAPACITY",
-        ">MTU",
-        ">SLOT",
-        ">EPOCH",
+        "?>JITTER",
+        "?>CAPACITY",
+        "?>MTU",
+        "?>SLOT",
+        "?>EPOCH",
         "SWITCHED IN",
-        "LOCAL",
+        "?LOCAL",
         "REMOTE",
     ]);
     for link in &links {
@@ -217,7 +217,15 @@ pub(super) fn nodes(context: &mut Context) -> Result<(), Failure> {
         )
     });
     let mut table = Table::new(&[
-        "NAME", "ID", "ADDRESS", "PATH", ">COST", ">LSA AGE", ">SEQ", "SENDS TO", "PREFIXES",
+        "NAME",
+        "ID",
+        "ADDRESS",
+        "PATH",
+        ">COST",
+        "?>LSA AGE",
+        "?>SEQ",
+        "?SENDS TO",
+        "PREFIXES",
     ]);
     for node in &nodes {
         let (path, style) = if node.reachable {
@@ -251,7 +259,8 @@ pub(super) fn lsps(context: &mut Context) -> Result<(), Failure> {
         );
     }
     let mut table = Table::new(&[
-        "ROLE", "STATE", ">IN", ">OUT", "FROM", "TO", ">PACKETS", ">BYTES", ">AGE", ">MTU", "PATH",
+        "ROLE", "STATE", ">IN", ">OUT", "FROM", "TO", ">PACKETS", "?>BYTES", "?>AGE", "?>MTU",
+        "PATH",
     ]);
     for lsp in &lsps {
         let role = if lsp.protection.is_empty() {
@@ -332,15 +341,15 @@ pub(super) fn sessions(context: &mut Context) -> Result<(), Failure> {
     let mut table = Table::new(&[
         "NODE",
         "STATE",
-        "CIPHER",
-        ">EPOCH",
-        ">KEY AGE",
-        ">MTU",
+        "?CIPHER",
+        "?>EPOCH",
+        "?>KEY AGE",
+        "?>MTU",
         ">SENT",
         ">",
         ">RECEIVED",
         ">",
-        "ADDRESS",
+        "?ADDRESS",
     ]);
     for session in &sessions {
         table.row([

@@ -75,6 +75,8 @@ const GOODBYE: Duration = Duration::from_millis(500);
 
 /// The MTU of the TUN interface; routes have smaller ones of their own.
 const TUN_MTU: u32 = 9000;
+/// Packets each of its queues holds: some milliseconds of traffic.
+const TUN_QUEUE: u32 = 1024;
 
 /// Checks configuration and secrets and changes nothing.
 pub fn check(layout: &Layout) -> Result<String> {
@@ -95,6 +97,16 @@ pub fn undo(layout: &Layout) -> Result<Vec<String>> {
     let (mut record, notice) = Record::load(&state.file(RECORD))?;
     let mut done: Vec<String> = notice.into_iter().collect();
     done.extend(undo_changes(&mut record, &layout.socket)?);
+    // On a full disk the record may have stayed behind; the pins' place is known without it.
+    if let Ok(pins) = pins(layout)
+        && pins.exists()
+    {
+        crate::dataplane::cleanup(&pins).with_context(|| format!("removing {}", pins.display()))?;
+        done.push(format!(
+            "removed maps and programs pinned under {}",
+            pins.display()
+        ));
+    }
     // Without the tables that went with the pins the snapshot describes nothing that exists.
     match std::fs::remove_file(state.file("snapshot")) {
         Ok(()) => done.push("removed the snapshot of links and labels".to_owned()),
@@ -185,8 +197,9 @@ struct Daemon {
 pub async fn run(layout: Layout) -> Result<()> {
     // What an earlier run left in the kernel goes on forwarding, whatever becomes of this start.
     let fresh = !layout.state.join(RECORD).exists();
-    let result = serve(layout.clone()).await;
-    if result.is_err() && fresh {
+    let mut started = false;
+    let result = serve(layout.clone(), &mut started).await;
+    if result.is_err() && fresh && !started {
         match undo(&layout) {
             Ok(lines) => lines
                 .iter()
@@ -197,7 +210,7 @@ pub async fn run(layout: Layout) -> Result<()> {
     result
 }
 
-async fn serve(layout: Layout) -> Result<()> {
+async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
     // From here on a signal is a wish to end in order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -356,6 +369,7 @@ async fn serve(layout: Layout) -> Result<()> {
     confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (resolved, mut names) = mpsc::channel(16);
     let resolver_task = tokio::spawn(host::resolve_names(loaded.config.clone(), resolved));
+    *started = true;
     notify::ready();
     tracing::info!(
         node = %daemon.node.id(), address = %own, port = daemon.config.listen.port, resumed = node_resumed, "weftd runs"
@@ -374,7 +388,14 @@ async fn serve(layout: Layout) -> Result<()> {
             },
             Some(ask) = asked.recv() => daemon.ask(ask),
             Some((name, addresses)) = names.recv() => daemon.name_resolved(&name, addresses),
-            _ = second.tick() => daemon.every_second(),
+            _ = second.tick() => {
+                // Half a data path looks like a working one: better to be started again, while transit goes on.
+                anyhow::ensure!(
+                    !threads.iter().any(std::thread::JoinHandle::is_finished),
+                    "a data path thread has ended by itself; the log tells why"
+                );
+                daemon.every_second();
+            }
             _ = confirm.tick() => {
                 if let Err(error) = daemon.resolver.refresh(&daemon.host, &daemon.netlink).await {
                     tracing::debug!(%error, "confirming neighbours");
@@ -443,9 +464,12 @@ fn make_node(
     ))
 }
 
+/// Keeps a notice for the status, and logs it where it is new.
 fn warn(notices: &mut BTreeMap<&'static str, String>, key: &'static str, text: String) {
-    tracing::warn!("{text}");
-    notices.insert(key, text);
+    if notices.get(key) != Some(&text) {
+        tracing::warn!("{text}");
+        notices.insert(key, text);
+    }
 }
 
 fn keep<E: std::fmt::Display>(notices: &mut BTreeMap<&'static str, String>, result: Result<(), E>) {
@@ -498,7 +522,7 @@ impl Daemon {
         };
         keep(&mut self.notices, self.record.add([address]));
         let up = async {
-            self.netlink.set_up(index, TUN_MTU).await?;
+            self.netlink.set_up(index, TUN_MTU, TUN_QUEUE).await?;
             self.netlink.add_address(index, own.into(), 128).await
         };
         if let Err(error) = up.await {
@@ -602,9 +626,9 @@ impl Daemon {
         let path = self.state.file("snapshot");
         match snapshot::store(&path, &self.node.snapshot()) {
             Ok(()) => {
-                self.notices.remove("snapshot");
+                self.notices.remove("snapshot store");
             }
-            Err(error) => warn(&mut self.notices, "snapshot", error.to_string()),
+            Err(error) => warn(&mut self.notices, "snapshot store", error.to_string()),
         }
     }
 
@@ -714,6 +738,11 @@ impl Daemon {
             tracing::debug!(?event, "sampled by the kernel");
         }
         self.forget_old_asks();
+        // What could not be written is tried again: the disk may have room by now.
+        if self.notices.contains_key("snapshot") && self.snapshot_due.is_none() {
+            self.snapshot_due = Some(Instant::now());
+        }
+        keep(&mut self.notices, self.record.retry());
     }
 
     async fn finish(

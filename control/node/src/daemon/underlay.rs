@@ -156,6 +156,7 @@ mod tests {
                     .collect(),
                 interfaces: names(interfaces),
                 exclude_interfaces: names(exclude),
+                capacity_mbps: 0,
             },
             tun_name: "weft0".into(),
             overlay: "fd00:1:2::/48".parse().unwrap(),

@@ -88,6 +88,8 @@ counters! {
     IcmpSent = "icmp_sent",
     /// ICMP messages not sent because of their rate limit.
     IcmpLimited = "icmp_limited",
+    /// Packets that could not be forwarded and whose sender is not told because of the rate limit.
+    ExceptionLimited = "exception_limited",
     /// Messages to the control loop.
     ToControl = "to_control",
     /// Dropped: the control loop's queue is full.

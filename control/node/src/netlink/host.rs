@@ -10,7 +10,10 @@ use rtnetlink::packet_route::{
     address::{AddressAttribute, AddressFlags, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
+    route::RouteProtocol,
 };
+
+use super::ROUTE_PROTOCOL;
 
 /// Neighbour entries remembered; the kernel has its own bound, this one holds against surprises.
 const MAX_NEIGHBOURS: usize = 16_384;
@@ -70,7 +73,7 @@ pub struct Host {
     pub addresses: Vec<HostAddress>,
     pub(crate) neighbours: HashMap<(u32, IpAddr), Mac>,
     /// Those of the neighbours that somebody entered by hand.
-    fixed: HashSet<(u32, IpAddr)>,
+    pub(crate) fixed: HashSet<(u32, IpAddr)>,
 }
 
 impl Host {
@@ -120,8 +123,9 @@ impl Host {
             RouteNetlinkMessage::DelNeighbour(message) => {
                 change.neighbour = self.add_neighbour(message, true)
             }
-            RouteNetlinkMessage::NewRoute(_) | RouteNetlinkMessage::DelRoute(_) => {
-                change.routes = true
+            RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route) => {
+                // Our own routes lead into the overlay: no next hop is affected.
+                change.routes = route.header.protocol != RouteProtocol::Other(ROUTE_PROTOCOL);
             }
             _ => {}
         }

@@ -237,8 +237,8 @@ impl Netlink {
             })
     }
 
-    /// Sets an interface up with this MTU. IPv6 makes no link-local address on it.
-    pub async fn set_up(&self, link: u32, mtu: u32) -> Result<(), NetlinkError> {
+    /// Sets an interface up with this MTU and length of its transmit queue. IPv6 makes no link-local address on it.
+    pub async fn set_up(&self, link: u32, mtu: u32, queue: u32) -> Result<(), NetlinkError> {
         let no_link_local =
             LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
                 In6AddrGenMode::None,
@@ -248,7 +248,11 @@ impl Netlink {
             .build();
         // A kernel without IPv6 refuses this; the address that follows will say so plainly.
         let _ = self.handle.link().set(quiet).execute().await;
-        let message = LinkUnspec::new_with_index(link).mtu(mtu).up().build();
+        let message = LinkUnspec::new_with_index(link)
+            .mtu(mtu)
+            .txqueuelen(queue)
+            .up()
+            .build();
         self.handle
             .link()
             .set(message)
@@ -322,6 +326,8 @@ pub struct HostRoute {
     pub metric: u32,
     /// Largest packet, bytes.
     pub mtu: Option<u32>,
+    /// Address this host's own packets come from.
+    pub source: Option<IpAddr>,
 }
 
 impl std::fmt::Display for HostRoute {
@@ -353,6 +359,11 @@ impl HostRoute {
             })
             .kind(RouteType::Unicast)
             .build();
+        if let Some(source) = self.source {
+            message
+                .attributes
+                .push(RouteAttribute::PrefSource(source.into()));
+        }
         if let Some(mtu) = self.mtu {
             message
                 .attributes

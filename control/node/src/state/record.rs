@@ -174,6 +174,11 @@ impl Record {
         self.store()
     }
 
+    /// Writes what could not be written before.
+    pub fn retry(&mut self) -> Result<(), StateError> {
+        self.store()
+    }
+
     fn store(&mut self) -> Result<(), StateError> {
         if self.stored {
             return Ok(());
@@ -221,6 +226,15 @@ mod tests {
         assert_eq!(Record::load(&path).unwrap().0.changes(), [xdp]);
         again.remove(|_| true).unwrap();
         assert!(!path.exists());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in "[ -~\\n]{0,200}", cut in 0usize..90) {
+            let _ = serde_json::from_str::<Document>(&text);
+            let whole = r#"{"version":1,"changes":[{"kind":"route","interface":"weft0","prefix":"fd00::/8"}]}"#;
+            let _ = serde_json::from_str::<Document>(&whole[..cut.min(whole.len())]);
+        }
     }
 
     #[test]
