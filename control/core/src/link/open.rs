@@ -562,6 +562,11 @@ impl Links {
             Some(info) => info,
             None => return,
         };
+        if matches!(initiating.via, Via::Datagram(_)) && self.hears(&info.node, &path) {
+            // The link that was there came back meanwhile, with all that goes over it.
+            context.out.count("handshake_not_needed");
+            return;
+        }
         let Some(slot) = context.forwarding.reserve_slot(context.rng) else {
             context.out.limit(context.now, "slots_full");
             return;
@@ -702,6 +707,12 @@ impl Links {
     pub(super) fn mtu_at(&self, path: &UnderlayPath) -> u16 {
         let address = self.addresses.iter().find(|a| a.address == path.local.ip());
         address.map_or(MIN_MTU, |a| a.mtu.max(MIN_MTU))
+    }
+
+    /// Whether there is a link with the node between these addresses on which it is heard.
+    fn hears(&self, node: &NodeId, path: &UnderlayPath) -> bool {
+        let mut links = self.links.values();
+        links.any(|link| link.peer == *node && link.path == *path && link.in_up)
     }
 
     /// What the other side says of itself, if its node id belongs to the key it proved to have.

@@ -359,6 +359,8 @@ mod tests {
             0o660
         );
         assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        // The look whether somebody listens must not take the place of a client.
+        drop(listener.accept().await.unwrap());
         tokio::spawn(serve(listener, clients, asks));
         (scratch, path)
     }
