@@ -772,14 +772,15 @@ impl Links {
             context.forwarding.unreserve_slot(slot);
             return;
         };
-        if !self.neighbours.contains_key(&info.node) {
+        if let std::collections::btree_map::Entry::Vacant(vacant) = self.neighbours.entry(info.node)
+        {
             let Some(group) = context.forwarding.reserve_group() else {
                 context.out.limit(now, "groups_full");
                 context.forwarding.unreserve_slot(slot);
                 context.forwarding.unreserve_next_hop(next_hop);
                 return;
             };
-            self.neighbours.insert(info.node, Neighbour::new(group));
+            vacant.insert(Neighbour::new(group));
         }
         let own_mtu = self.mtu_at(&path);
         let fresh = !self.links.contains_key(&key);
