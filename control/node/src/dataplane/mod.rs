@@ -318,7 +318,8 @@ impl SharedTables {
         }
     }
 
-    /// Copies of all tables that packets can change or be changed by, by map name: for tests and diagnosis.
+    /// Copies of all tables that packets can change or be changed by, by map name: for tests. They hold keys, so they
+    /// belong in no log.
     pub fn dump(&self) -> Vec<(&'static str, Vec<u64>)> {
         let memory = &self.memory;
         vec![
