@@ -429,11 +429,10 @@ mod tests {
             text[1..].parse::<NodeId>(),
             Err(ParseError::NodeIdLength(63))
         );
-        assert_eq!(
+        assert!(
             text.replacen(&text[3..4], "x", 1)
                 .parse::<NodeId>()
-                .is_err(),
-            true
+                .is_err()
         );
         assert!(matches!(
             "zz".parse::<NodeId>(),

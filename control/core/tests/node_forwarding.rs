@@ -479,3 +479,84 @@ fn a_one_way_link_is_opened_over_the_mesh() {
     lab.stream(0, 1, 5, 10, |_, _| {})
         .assert_whole(&lab, "after its rekey");
 }
+
+/// Both ends begin a session in the same instant: there is one, and both can talk.
+#[test]
+fn sessions_begun_at_once_become_one() {
+    for seed in 20..26 {
+        let mut lab = Lab::chain(seed, 4, |_, _| {});
+        lab.start();
+        lab.converge();
+        let (a, b) = (lab.world.hosts[0].overlay, lab.world.hosts[3].overlay);
+        lab.world.send(0, b);
+        lab.world.send(3, a);
+        lab.talk(0, 3);
+        lab.world.run_ms(3_000);
+        lab.stream(0, 3, 5, 5, |_, _| {})
+            .assert_whole(&lab, "there");
+        lab.stream(3, 0, 5, 5, |_, _| {}).assert_whole(&lab, "back");
+        for end in [0, 3] {
+            let sessions = lab.world.hosts[end]
+                .node
+                .as_ref()
+                .unwrap()
+                .sessions(lab.world.now);
+            assert_eq!(sessions.len(), 1, "{sessions:?}");
+        }
+    }
+}
+
+/// Keys that are renewed do not keep a session nobody uses.
+#[test]
+fn an_idle_session_is_closed_with_its_paths() {
+    let mut lab = Lab::chain(30, 3, |_, config| {
+        config.timers.session_rekey = Micros::from_secs(5);
+        config.timers.session_idle = Micros::from_secs(30);
+    });
+    lab.start();
+    lab.converge();
+    lab.talk(0, 2);
+    lab.world.run_ms(20_000);
+    let sessions = |lab: &Lab, n: usize| {
+        lab.world.hosts[n]
+            .node
+            .as_ref()
+            .unwrap()
+            .sessions(lab.world.now)
+    };
+    assert_eq!(sessions(&lab, 0).len(), 1);
+    assert!(sessions(&lab, 0)[0].epoch > 2, "{:?}", sessions(&lab, 0));
+    lab.world.run_ms(20_000);
+    for n in 0..3 {
+        assert!(sessions(&lab, n).is_empty(), "{}", lab.logs());
+        assert!(
+            lab.world.hosts[n]
+                .node
+                .as_ref()
+                .unwrap()
+                .lsps(lab.world.now)
+                .is_empty()
+        );
+    }
+    lab.talk(0, 2);
+}
+
+/// What fits inside follows from the smallest link and the headers.
+#[test]
+fn the_inner_mtu_fits_every_link() {
+    let mut lab = Lab::chain(31, 4, |_, _| {});
+    let mut addresses = lab.world.hosts[2].addresses.clone();
+    addresses.iter_mut().for_each(|a| a.mtu = 1400);
+    lab.world.set_addresses(2, addresses);
+    lab.start();
+    lab.converge();
+    lab.talk(0, 3);
+    let mtu = lab.world.hosts[0]
+        .node
+        .as_ref()
+        .unwrap()
+        .sessions(lab.world.now)[0]
+        .inner_mtu;
+    // 1400 in the middle, 20 and 8 of the underlay, 28 of headers, 16 of the AEAD.
+    assert_eq!(mtu, Some(1328));
+}

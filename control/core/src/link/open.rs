@@ -562,6 +562,11 @@ impl Links {
             Some(info) => info,
             None => return,
         };
+        if matches!(initiating.via, Via::Datagram(_)) && self.hears(&info.node, &path) {
+            // The link that was there came back meanwhile, with all that goes over it.
+            context.out.count("handshake_not_needed");
+            return;
+        }
         let Some(slot) = context.forwarding.reserve_slot(context.rng) else {
             context.out.limit(context.now, "slots_full");
             return;
@@ -704,6 +709,12 @@ impl Links {
         address.map_or(MIN_MTU, |a| a.mtu.max(MIN_MTU))
     }
 
+    /// Whether there is a link with the node between these addresses on which it is heard.
+    fn hears(&self, node: &NodeId, path: &UnderlayPath) -> bool {
+        let mut links = self.links.values();
+        links.any(|link| link.peer == *node && link.path == *path && link.in_up)
+    }
+
     /// What the other side says of itself, if its node id belongs to the key it proved to have.
     fn checked_info(
         &mut self,
@@ -761,14 +772,15 @@ impl Links {
             context.forwarding.unreserve_slot(slot);
             return;
         };
-        if !self.neighbours.contains_key(&info.node) {
+        if let std::collections::btree_map::Entry::Vacant(vacant) = self.neighbours.entry(info.node)
+        {
             let Some(group) = context.forwarding.reserve_group() else {
                 context.out.limit(now, "groups_full");
                 context.forwarding.unreserve_slot(slot);
                 context.forwarding.unreserve_next_hop(next_hop);
                 return;
             };
-            self.neighbours.insert(info.node, Neighbour::new(group));
+            vacant.insert(Neighbour::new(group));
         }
         let own_mtu = self.mtu_at(&path);
         let fresh = !self.links.contains_key(&key);

@@ -136,9 +136,24 @@ impl Notice {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use zeroize::Zeroizing;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn any_notice_is_handled(plain in proptest::collection::vec(any::<u8>(), 0..60), kind in 0_u8..8, sealed: [u8; 32]) {
+            let mut plain = plain;
+            if let Some(first) = plain.first_mut() {
+                *first = kind;
+            }
+            let _ = Notice::decode(&plain);
+            let mut bytes = [0; NOTICE_LEN];
+            bytes[..32].copy_from_slice(&sealed);
+            prop_assert_eq!(Notice::open(&[Zeroizing::new([1; 32])], &bytes), None);
+        }
+    }
 
     #[test]
     fn a_notice_tells_who_sealed_it_and_nobody_else_can() {

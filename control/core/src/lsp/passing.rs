@@ -11,7 +11,7 @@ use super::{
 use crate::{
     identity::NodeId,
     io::Micros,
-    link::{Links, guard::Bucket},
+    link::{Links, guard::Bucket, state::MIN_MTU},
     message::{LspId, MAX_IDS, Message, Refusal, SetupResult},
     node::context::Context,
 };
@@ -71,8 +71,11 @@ impl Passing {
     }
 }
 
-/// Bytes of UDP payload on a loopback of the imagination: an egress limits nothing.
-const NO_LIMIT: u16 = u16::MAX;
+/// What an egress says fits: as much as on the link to the predecessor, which limits nothing and does not tell that the
+/// path ends here.
+fn egress_mtu(links: &Links, predecessor: &NodeId) -> u16 {
+    links.payload_mtu(predecessor).unwrap_or(MIN_MTU - 48)
+}
 
 impl Lsps {
     pub(super) fn on_setup(
@@ -225,7 +228,7 @@ impl Lsps {
             ) => {
                 let result = SetupResult::Up {
                     label,
-                    payload_mtu: NO_LIMIT,
+                    payload_mtu: egress_mtu(links, &before),
                     reply: reply.clone(),
                 };
                 links.send_to(context, &before, &Message::LspAnswer { id: id_in, result });
@@ -354,7 +357,7 @@ impl Lsps {
         self.by_label.insert(label, id);
         let result = SetupResult::Up {
             label,
-            payload_mtu: NO_LIMIT,
+            payload_mtu: egress_mtu(links, &before),
             reply,
         };
         links.send_to(context, &before, &Message::LspAnswer { id: id_in, result });

@@ -74,12 +74,11 @@ impl Lsps {
                     })?;
                     self.own_out(context, successor, id_out, Owner::Pass(pass));
                     let entry = LfibEntry::swap(out_label, group);
-                    let out_label = Some(out_label);
                     (
                         Role::Transit {
                             successor,
                             id_out,
-                            out_label,
+                            out_label: Some(out_label),
                             onion: Vec::new(),
                             payload_mtu,
                             reply,

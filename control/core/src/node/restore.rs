@@ -172,7 +172,7 @@ mod tests {
         ];
         for step in 0..40_u64 {
             let now = Micros(step * 100_000);
-            for side in 0..2 {
+            for (side, known) in hops.iter_mut().enumerate() {
                 let (from, to) = if side == 0 {
                     (&mut a, &mut b)
                 } else {
@@ -197,14 +197,14 @@ mod tests {
                         Output::Dataplane(DataplaneOp::AddNextHop {
                             index, path, slot, ..
                         }) => {
-                            hops[side].insert(index, (path, slot));
+                            known.insert(index, (path, slot));
                         }
                         Output::SendLink {
                             next_hop,
                             kind: weft_abi::Kind::Control,
                             body,
                         } => {
-                            let (path, slot) = hops[side][&next_hop];
+                            let (path, slot) = known[&next_hop];
                             to.handle_input(
                                 now,
                                 Input::Control {

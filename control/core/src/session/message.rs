@@ -164,6 +164,26 @@ impl Purpose {
     }
 }
 
+/// Length of an egress's reply, whatever it says: nobody on the way sees whether a session is new.
+const REPLY_LEN: usize = 64;
+
+/// Brings an egress's reply to its one length.
+pub(crate) fn pad_reply(mut reply: Vec<u8>) -> Vec<u8> {
+    debug_assert!(
+        reply.len() < REPLY_LEN,
+        "message 2 has 59 bytes, an attachment's reply 16"
+    );
+    reply.insert(0, reply.len() as u8);
+    reply.resize(REPLY_LEN, 0);
+    reply
+}
+
+/// What was padded.
+pub(crate) fn unpad_reply(reply: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = reply.split_first()?;
+    rest.get(..usize::from(*len))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -197,6 +217,19 @@ mod tests {
             assert_eq!(bytes[0] >> 4, 0);
             assert_eq!(SessionMessage::decode(&bytes).unwrap(), message);
         }
+    }
+
+    #[test]
+    fn replies_look_alike() {
+        let (short, long) = (vec![1; 16], vec![2; 59]);
+        assert_eq!(
+            pad_reply(short.clone()).len(),
+            pad_reply(long.clone()).len()
+        );
+        assert_eq!(unpad_reply(&pad_reply(short.clone())), Some(&short[..]));
+        assert_eq!(unpad_reply(&pad_reply(long.clone())), Some(&long[..]));
+        assert_eq!(unpad_reply(&[]), None);
+        assert_eq!(unpad_reply(&[3, 1]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use zeroize::Zeroizing;
 
 use super::{
     handshake::{self, Agreed},
-    message::{Purpose, SessionMessage},
+    message::{Purpose, SessionMessage, pad_reply},
     table::{Confirm, Epoch, KEEPALIVE, Mesh, OLD_KEYS, Rekey, Sessions, TTL, rekey_age},
 };
 use crate::{
@@ -63,6 +63,7 @@ impl Sessions {
         };
         match outcome {
             Ok((index, reply)) => {
+                let reply = pad_reply(reply);
                 let Some(peer) = self.sessions.get(&index).map(|s| s.peer) else {
                     return;
                 };

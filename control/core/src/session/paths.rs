@@ -1,7 +1,7 @@
 //! The LSPs of sessions: primary and standby, switch-over, make-before-break.
 
 use super::{
-    message::{Purpose, SessionMessage},
+    message::{Purpose, SessionMessage, unpad_reply},
     opening::{attach_mac, attach_reply},
     table::{Mesh, Pending, PendingRole, Session, Sessions, TTL, forgotten},
 };
@@ -241,6 +241,7 @@ impl Sessions {
         let Some(pending) = session.pending.remove(&id) else {
             return;
         };
+        let reply = unpad_reply(reply).unwrap_or_default();
         let right = match pending.open {
             Some(state) => self.on_opened(context, index, state, reply),
             None => {

@@ -626,9 +626,9 @@ impl Daemon {
         let path = self.state.file("snapshot");
         match snapshot::store(&path, &self.node.snapshot()) {
             Ok(()) => {
-                self.notices.remove("snapshot");
+                self.notices.remove("snapshot store");
             }
-            Err(error) => warn(&mut self.notices, "snapshot", error.to_string()),
+            Err(error) => warn(&mut self.notices, "snapshot store", error.to_string()),
         }
     }
 
