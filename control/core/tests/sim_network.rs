@@ -192,6 +192,15 @@ fn exchange(net: &mut Net, pairs: &[(usize, usize)], limit_s: u64, what: &str) {
     {
         println!("  the last was n{a} to n{b}");
         print!("{}{}", log_of(net, a, 25), log_of(net, b, 25));
+        if number("WEFT_SIM_VERBOSE").is_some() {
+            for host in [a, b] {
+                let counters = net.world.hosts[host]
+                    .node
+                    .as_ref()
+                    .map(|node| node.counters());
+                println!("  n{host}: {counters:?}");
+            }
+        }
     }
     let since = net.world.now;
     let mut sent = 0;
