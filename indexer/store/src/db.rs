@@ -199,11 +199,16 @@ impl View<'_> {
 
     /// Rows whose keys begin with `prefix`, in order.
     pub(crate) fn scan(&self, family: Family, prefix: &[u8]) -> Rows<'_> {
+        self.scan_from(family, prefix, prefix)
+    }
+
+    /// Rows from `start` on whose keys begin with `prefix`, in order.
+    pub(crate) fn scan_from(&self, family: Family, start: &[u8], prefix: &[u8]) -> Rows<'_> {
         let mut options = ReadOptions::default();
         if let Some(end) = successor(prefix) {
             options.set_iterate_upper_bound(end);
         }
-        self.rows(family, options, prefix)
+        self.rows(family, options, start)
     }
 
     /// Rows from `start` on, up to but without `end`; meant for many rows.

@@ -1,7 +1,7 @@
 //! Families `headers` and `undo`: the active chain and how to go back on it.
 //!
 //! `headers`, by height: key: 0x00 ‖ height u32 big endian; value: block hash (32) ‖ header (80) ‖
-//! work of the chain up to here (32, big endian) ‖ MuHash of the coin set after the block (32; zero
+//! work of the chain up to here (16, big endian) ‖ MuHash of the coin set after the block (32; zero
 //! where the commitment is off) ‖ varints: bytes of the block, transactions up to here, coins, sum
 //! of their amounts, their "bogosize" (script length + 50 each, as Core counts).
 //! `headers`, by hash: key: 0x01 ‖ first 8 bytes of the hash ‖ height u32 big endian; no value.
@@ -42,8 +42,8 @@ pub struct HeaderRow {
     pub hash: Hash,
     /// Its header.
     pub header: Header,
-    /// Work of the chain up to it, big endian.
-    pub work: [u8; 32],
+    /// Work of the chain up to it.
+    pub work: u128,
     /// MuHash of the coin set after it, in the order of the wire; `None` where the commitment is off.
     pub muhash: Option<Hash>,
     /// Bytes of the block.
@@ -96,7 +96,7 @@ impl HeaderRow {
         let mut out = Vec::with_capacity(32 + 80 + 32 + 32 + 24);
         out.extend_from_slice(&self.hash);
         out.extend_from_slice(&self.header.to_bytes());
-        out.extend_from_slice(&self.work);
+        out.extend_from_slice(&self.work.to_be_bytes());
         out.extend_from_slice(&self.muhash.unwrap_or_default());
         let t = &self.totals;
         for n in [u64::from(self.size), t.txs, t.coins, t.amount, t.bogosize] {
@@ -111,7 +111,7 @@ impl HeaderRow {
         let row = (|| {
             let hash = num::take_array(v)?;
             let header = Header::from_bytes(&num::take_array(v)?);
-            let work = num::take_array(v)?;
+            let work = u128::from_be_bytes(num::take_array(v)?);
             let muhash = Some(num::take_array(v)?).filter(|h| *h != [0; 32]);
             let size = u32::try_from(num::get_varint(v)?).ok()?;
             let totals = Totals {
@@ -216,7 +216,7 @@ mod tests {
         }
 
         #[test]
-        fn headers_round_trip(hash: [u8; 32], head in proptest::collection::vec(any::<u8>(), 80), work: [u8; 32], muhash in proptest::option::of(any::<[u8; 32]>()), size: u32, t: (u64, u64, u64, u64), height: u32) {
+        fn headers_round_trip(hash: [u8; 32], head in proptest::collection::vec(any::<u8>(), 80), work: u128, muhash in proptest::option::of(any::<[u8; 32]>()), size: u32, t: (u64, u64, u64, u64), height: u32) {
             let row = HeaderRow {
                 hash, header: Header::from_bytes(&head.try_into().unwrap()), work, muhash, size,
                 totals: Totals { txs: t.0, coins: t.1, amount: t.2, bogosize: t.3 },
