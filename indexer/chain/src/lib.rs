@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod block;
+pub mod blockfile;
 pub mod chains;
 pub mod coin;
 pub mod compress;

@@ -207,10 +207,9 @@ mod tests {
             0x1_0001_0001
         );
         assert_eq!(Target::from_compact(0x207f_ffff).expect("valid").work(), 2);
-        // Difficulty 16307.420938523983 of block 100,000's neighbourhood.
         assert_eq!(
             Target::from_compact(0x1b04_04cb).expect("valid").work(),
-            0x3fb3_c434_5bfb
+            0x3fb3ab764c00
         );
     }
 }
