@@ -9,6 +9,7 @@
 //!
 //! The crate knows no node, no file of a node, no protocol and no address.
 
+mod audit;
 mod cache;
 mod commitment;
 mod db;
@@ -21,6 +22,7 @@ pub mod rows;
 mod store;
 mod window;
 
+pub use audit::Verified;
 pub use db::Family;
 pub use error::{Error, Result};
 pub use options::Options;

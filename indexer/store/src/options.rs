@@ -28,7 +28,7 @@ impl Default for Options {
 }
 
 /// Least memory a store works with.
-pub const MIN_MEMORY: usize = 64 << 20;
+pub(crate) const MIN_MEMORY: usize = 64 << 20;
 
 impl Options {
     fn total(&self) -> usize {

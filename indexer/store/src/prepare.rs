@@ -2,7 +2,7 @@
 //! time and in any order.
 
 use hashbrown::{HashMap, HashSet};
-use weft_chain::{Block, Hash, Header, MuBatch, MuHash3072, OutPoint, coin, is_unspendable};
+use weft_chain::{Block, Chain, Hash, Header, MuBatch, MuHash3072, OutPoint, coin, is_unspendable};
 
 use crate::error::{Error, Result};
 use crate::rows::TxNum;
@@ -92,13 +92,14 @@ struct Made<'a> {
 }
 
 impl Preparer {
-    /// Prepares a block for a height. `coinbase_counts` is false where the coinbase's outputs
-    /// never become coins: the genesis block, and the two blocks of BIP30.
+    /// Prepares a block of `chain` for a height. The outputs of the genesis block's coinbase, and of the two
+    /// that were overwritten before BIP30, never become coins.
     ///
     /// # Errors
     /// An output is spent twice within the block, or before it is made; more transactions than
     /// can be stored.
-    pub fn prepare(&self, block: &Block, height: u32, coinbase_counts: bool) -> Result<Prepared> {
+    pub fn prepare(&self, chain: &dyn Chain, block: &Block, height: u32) -> Result<Prepared> {
+        let coinbase_counts = height > 0 && !chain.bip30_unspendable(height, block.hash());
         let too_many = || Error::TooMany { height, txs: block.len() };
         TxNum::new(height, (block.len() - 1) as u32).ok_or_else(too_many)?;
         let numbered = |index: u32| TxNum::from_low_bits(TxNum::first_of(height).to_u64() | u64::from(index));

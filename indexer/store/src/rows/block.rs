@@ -201,7 +201,7 @@ mod tests {
     use proptest::prelude::*;
 
     prop_compose! {
-        fn spent()(h in 0u32..=TxNum::MAX_HEIGHT, i in 0u32..=TxNum::MAX_INDEX, vout: u32, value in 0u64..=i64::MAX as u64, script in proptest::collection::vec(any::<u8>(), 0..80)) -> SpentCoin {
+        fn spent()(h in 0u32..=TxNum::MAX_HEIGHT, i in 0u32..=TxNum::MAX_INDEX, vout: u32, value in 0u64..=1 << 60, script in proptest::collection::vec(any::<u8>(), 0..80)) -> SpentCoin {
             SpentCoin { txnum: TxNum::new(h, i).unwrap(), vout, body: Body::encode(value, &script, &mut Vec::new()) }
         }
     }
