@@ -22,7 +22,6 @@ use crate::rows::{TxNum, coin};
 pub struct Reader {
     pub(crate) db: Arc<Db>,
     salt: Salt,
-    pub(crate) commitment: bool,
 }
 
 /// An unspent output of a script.
@@ -64,8 +63,8 @@ pub struct TxPlace {
 }
 
 impl Reader {
-    pub(crate) fn new(db: Arc<Db>, salt: Salt, commitment: bool) -> Self {
-        Self { db, salt, commitment }
+    pub(crate) fn new(db: Arc<Db>, salt: Salt) -> Self {
+        Self { db, salt }
     }
 
     /// The database's short name of the script with this SHA-256, as blocks tell what they touched.
@@ -193,6 +192,16 @@ impl Reader {
             }
         }
         Ok(None)
+    }
+
+    /// Calls `each` with all rows of a family, as they are on disk: for tools and tests.
+    pub fn each_row(&self, family: Family, mut each: impl FnMut(&[u8], &[u8])) -> Result<()> {
+        let view = self.db.view();
+        let mut rows = view.range(family, &[], None);
+        while let Some((key, value)) = rows.next()? {
+            each(key, value);
+        }
+        Ok(())
     }
 
     /// Bytes of each family's files.

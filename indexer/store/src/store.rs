@@ -165,7 +165,7 @@ impl Store {
 
     /// A reader of what is written. Readers may be cloned and used from any thread.
     pub fn reader(&self) -> Reader {
-        Reader::new(self.db.clone(), self.salt, self.options.commitment)
+        Reader::new(self.db.clone(), self.salt)
     }
 
     /// What worker threads need to prepare blocks.
