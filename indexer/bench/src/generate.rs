@@ -3,7 +3,7 @@
 //! What is drawn, per transaction, and what it follows (means over the whole of Bitcoin's chain,
 //! which has about 1.2 thousand million transactions, 2.75 outputs and 2.6 inputs each, 170
 //! million coins, 580 bytes a transaction):
-//! - outputs: 1 in 22 %, 2 in 62 %, 3 to 5 in 10 %, 6 to 30 in 5.5 %, 31 to 200 in 0.5 %: 2.75 on average;
+//! - outputs: 1 in 25 %, 2 in 63 %, 3 to 5 in 8.7 %, 6 to 30 in 3 %, 31 to 200 in 0.3 %: 2.75 on average;
 //! - inputs: a share of 96 % 1, 2, 3 to 5, 6 to 20 and 21 to 100, scaled so that about 5.5 % of
 //!   all outputs stay unspent;
 //! - age of a spent coin: same block 6 %, last 6 blocks 24 %, last 144 35 %, last 1000 20 %, any 15 %;
@@ -28,11 +28,11 @@ use weft_chain::{Hash, OutPoint, chains, hash, script_hash};
 use weft_forge::{Made, Spend, block, coinbase, transaction};
 
 /// Numbers of coins that the crowd's scripts have.
-pub const CROWD: [usize; 4] = [1, 100, 10_000, 1_000_000];
+pub(crate) const CROWD: [usize; 4] = [1, 100, 10_000, 1_000_000];
 
 /// What was generated; kept beside the block files.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
-pub struct Description {
+pub(crate) struct Description {
     /// Version of this generator; another one generates anew.
     pub version: u32,
     /// Seed of everything drawn.
@@ -55,7 +55,7 @@ pub struct Description {
     pub crowd: Vec<String>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FILE: u64 = 128 << 20;
 const BLOCK: usize = 1_000_000;
 const BUSY: usize = 300;
@@ -129,7 +129,7 @@ struct Generator {
 }
 
 /// Makes the chain in `folder` unless it is there. `bytes` counts what comes before the crowd.
-pub fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl FnMut(u64)) -> Result<Description> {
+pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl FnMut(u64)) -> Result<Description> {
     let description = folder.join("chain.json");
     if let Ok(text) = fs::read_to_string(&description)
         && let Ok(found) = serde_json::from_str::<Description>(&text)
@@ -277,10 +277,10 @@ impl Generator {
 
     fn transaction(&mut self, height: u32) -> Option<Made> {
         let outputs = match self.rng.random_range(0.0..1.0) {
-            x if x < 0.22 => 1,
-            x if x < 0.84 => 2,
-            x if x < 0.94 => self.rng.random_range(3..=5),
-            x if x < 0.995 => self.rng.random_range(6..=30),
+            x if x < 0.25 => 1,
+            x if x < 0.88 => 2,
+            x if x < 0.967 => self.rng.random_range(3..=5),
+            x if x < 0.997 => self.rng.random_range(6..=30),
             _ => self.rng.random_range(31..=200),
         };
         let wanted = match self.rng.random_range(0.0..1.0) {
