@@ -1,4 +1,7 @@
-//! HTTP/1.1 to a node on this machine: kept connections, time limits, bounded answers.
+//! HTTP/1.1 to a node on this machine: time limits, bounded answers.
+//!
+//! A connection serves one request. Nodes before Bitcoin Core 26 wait for idle connections to
+//! time out, half a minute, before they stop; opening one on the same machine costs 0.1 ms.
 
 use std::time::Duration;
 
@@ -46,7 +49,8 @@ impl Http {
             .timeout_connect(Some(Duration::from_secs(5)))
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
-            .max_idle_connections_per_host(8)
+            .max_idle_connections(0)
+            .max_idle_connections_per_host(0)
             .max_redirects(0)
             .proxy(None)
             .build();
@@ -64,7 +68,11 @@ impl Http {
 
     /// GET; the body is at most `limit` bytes.
     pub(crate) fn get(&self, path: &str, limit: u64) -> Result<Answer, SourceError> {
-        let answer = self.agent.get(format!("{}{path}", self.base)).call();
+        let answer = self
+            .agent
+            .get(format!("{}{path}", self.base))
+            .header("connection", "close")
+            .call();
         self.read(answer, path, limit, TIMEOUT)
     }
 
@@ -80,7 +88,8 @@ impl Http {
         let mut request = self
             .agent
             .post(format!("{}{path}", self.base))
-            .header("content-type", "application/json");
+            .header("content-type", "application/json")
+            .header("connection", "close");
         if let Some(value) = authorization {
             request = request.header("authorization", value);
         }

@@ -1,6 +1,6 @@
 //! What the tests share: chain data, following a source, a real `litecoind`.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
