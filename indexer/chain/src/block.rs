@@ -273,8 +273,8 @@ impl Block {
         };
         let Some(committed) = coinbase
             .outputs()
-            .filter_map(|o| o.script.strip_prefix(&MARK)?.first_chunk::<32>().copied())
-            .last()
+            .rev()
+            .find_map(|o| o.script.strip_prefix(&MARK)?.first_chunk::<32>().copied())
         else {
             return Ok(());
         };

@@ -17,7 +17,7 @@ pub fn compress_amount(mut n: u64) -> u64 {
         return 0;
     }
     let mut zeros = 0;
-    while zeros < 9 && n % 10 == 0 {
+    while zeros < 9 && n.is_multiple_of(10) {
         n /= 10;
         zeros += 1;
     }

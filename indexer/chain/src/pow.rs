@@ -47,7 +47,7 @@ impl Target {
             if shift + width > 256 {
                 return None;
             }
-            Self([word, 0, 0, 0]).shl(shift)
+            Self([word, 0, 0, 0]).shift_left(shift)
         };
         (target != Self::ZERO).then_some(target)
     }
@@ -58,7 +58,7 @@ impl Target {
         let mut word = if size <= 3 {
             self.0[0] << (8 * (3 - size))
         } else {
-            self.shr(8 * (size - 3)).0[0]
+            self.shift_right(8 * (size - 3)).0[0]
         };
         if word & 0x0080_0000 != 0 {
             word >>= 8;
@@ -77,13 +77,13 @@ impl Target {
 
     /// Shifts left; what leaves at the top is lost.
     #[must_use]
-    pub fn shl(self, n: u32) -> Self {
+    pub fn shift_left(self, n: u32) -> Self {
         let (limbs, bits) = ((n / 64) as usize, n % 64);
         let mut out = [0; 4];
-        for i in limbs..4 {
-            out[i] = self.0[i - limbs] << bits;
+        for (i, o) in out.iter_mut().enumerate().skip(limbs) {
+            *o = self.0[i - limbs] << bits;
             if bits > 0 && i > limbs {
-                out[i] |= self.0[i - limbs - 1] >> (64 - bits);
+                *o |= self.0[i - limbs - 1] >> (64 - bits);
             }
         }
         Self(out)
@@ -91,7 +91,7 @@ impl Target {
 
     /// Shifts right.
     #[must_use]
-    pub fn shr(self, n: u32) -> Self {
+    pub fn shift_right(self, n: u32) -> Self {
         let (limbs, bits) = ((n / 64) as usize, n % 64);
         let mut out = [0; 4];
         for (i, o) in out.iter_mut().enumerate() {
@@ -147,7 +147,7 @@ impl Target {
         }
         let (mut rest, mut quotient) = (rest, 0u128);
         for bit in (0..=shift).rev() {
-            let part = divisor.shl(bit);
+            let part = divisor.shift_left(bit);
             if rest >= part {
                 rest = rest.minus(&part);
                 quotient |= 1 << bit;

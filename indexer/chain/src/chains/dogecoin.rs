@@ -155,7 +155,7 @@ impl Chain for Dogecoin {
         let height = prev.height + 1;
         let digishield = prev.height >= DIGISHIELD;
         let (interval, whole) = if digishield { (1, 60) } else { (240, 4 * 3600) };
-        if height % interval != 0 {
+        if !height.is_multiple_of(interval) {
             return Some(prev.header.bits);
         }
         let back = if height == interval {

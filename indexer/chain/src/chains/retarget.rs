@@ -49,7 +49,7 @@ impl Periodic {
         time: u32,
     ) -> Option<u32> {
         let height = prev.height + 1;
-        if height % self.interval != 0 {
+        if !height.is_multiple_of(self.interval) {
             if !self.min_difficulty {
                 return Some(prev.header.bits);
             }
@@ -58,7 +58,7 @@ impl Periodic {
             }
             // The last target that was not an exception.
             let mut at = *prev;
-            while at.height % self.interval != 0 && at.header.bits == self.limit {
+            while !at.height.is_multiple_of(self.interval) && at.header.bits == self.limit {
                 at = ancestors.ancestor(&at, at.height - 1)?;
             }
             return Some(at.header.bits);
@@ -104,6 +104,6 @@ pub(super) fn scale(bits: u32, span: i64, whole: i64, limit: u32) -> u32 {
         whole.clamp(1, u32::MAX.into()) as u32,
     );
     let shift = u32::from(old.bits() > 235);
-    let new = old.shr(shift).scale(span, whole).shl(shift);
+    let new = old.shift_right(shift).scale(span, whole).shift_left(shift);
     if new > most { limit } else { new.to_compact() }
 }

@@ -82,8 +82,7 @@ impl Num3072 {
 
     fn square_times(&mut self, n: usize) {
         for _ in 0..n {
-            let wide = multiply(&self.0, &self.0);
-            self.0 = fold(&wide);
+            self.0 = fold(&square(&self.0));
         }
     }
 
@@ -117,20 +116,87 @@ impl Num3072 {
     }
 }
 
-/// The product of two numbers, 96 limbs.
+/// A sum of products of limbs: 192 bits.
+#[derive(Clone, Copy, Default)]
+struct Column {
+    low: u128,
+    high: u64,
+}
+
+impl Column {
+    #[inline(always)]
+    fn add(&mut self, n: u128) {
+        let (sum, carry) = self.low.overflowing_add(n);
+        self.low = sum;
+        self.high += u64::from(carry);
+    }
+
+    /// Doubles; the sum must be below 2^191.
+    #[inline(always)]
+    fn double(&mut self) {
+        self.high = self.high << 1 | (self.low >> 127) as u64;
+        self.low <<= 1;
+    }
+
+    /// Takes the lowest limb out and moves the others down.
+    #[inline(always)]
+    fn shift(&mut self) -> u64 {
+        let limb = self.low as u64;
+        self.low = self.low >> 64 | u128::from(self.high) << 64;
+        self.high = 0;
+        limb
+    }
+}
+
+/// Limbs `i` and `j` with `i + j == k`, as ranges of equal length, the second to be reversed.
+#[inline(always)]
+fn column(k: usize) -> std::ops::Range<usize> {
+    k.saturating_sub(LIMBS - 1)..k.min(LIMBS - 1) + 1
+}
+
+/// The product of two numbers, 96 limbs, column by column.
 #[inline]
 fn multiply(a: &[u64; LIMBS], b: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
     let mut out = [0u64; 2 * LIMBS];
-    for (i, &x) in a.iter().enumerate() {
-        let mut carry = 0u64;
-        let row = &mut out[i..=i + LIMBS];
-        for (o, &y) in row.iter_mut().zip(b) {
-            let t = u128::from(x) * u128::from(y) + u128::from(*o) + u128::from(carry);
-            *o = t as u64;
-            carry = (t >> 64) as u64;
+    let mut sum = Column::default();
+    for (k, o) in out.iter_mut().enumerate().take(2 * LIMBS - 1) {
+        let range = column(k);
+        for (&x, &y) in a[range.clone()].iter().zip(b[range].iter().rev()) {
+            sum.add(u128::from(x) * u128::from(y));
         }
-        row[LIMBS] = carry;
+        *o = sum.shift();
     }
+    out[2 * LIMBS - 1] = sum.shift();
+    out
+}
+
+/// The square of a number: each pair of different limbs once, doubled.
+#[inline]
+fn square(a: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
+    let mut out = [0u64; 2 * LIMBS];
+    let mut carried = Column::default();
+    for (k, o) in out.iter_mut().enumerate().take(2 * LIMBS - 1) {
+        let range = column(k);
+        let half = range.len() / 2;
+        let mut sum = Column::default();
+        for (&x, &y) in a[range.clone()]
+            .iter()
+            .take(half)
+            .zip(a[range.clone()].iter().rev())
+        {
+            sum.add(u128::from(x) * u128::from(y));
+        }
+        sum.double();
+        if range.len() % 2 == 1 {
+            let middle = u128::from(a[k / 2]);
+            sum.add(middle * middle);
+        }
+        sum.add(carried.low);
+        sum.high += carried.high;
+        *o = sum.shift();
+        carried = sum;
+    }
+    out[2 * LIMBS - 1] = carried.shift();
     out
 }
 
@@ -188,6 +254,7 @@ mod tests {
             let mul = |x: &Num3072, y: &Num3072| { let mut z = x.clone(); z.mul(y); z };
             prop_assert_eq!(mul(&a, &b), mul(&b, &a));
             prop_assert_eq!(mul(&mul(&a, &b), &c), mul(&a, &mul(&b, &c)));
+            prop_assert_eq!(square(&a.0), multiply(&a.0, &a.0));
             prop_assert_eq!(Num3072::from_bytes(&a.to_bytes()), a);
         }
 

@@ -1,6 +1,6 @@
 //! Finds the chain data the tests read, which is not part of the repository.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::collections::HashMap;
 use std::fs;
