@@ -117,7 +117,8 @@ impl RpcClient {
         self.call_for(method, params, TIMEOUT)
     }
 
-    fn call_for<T: DeserializeOwned>(
+    /// Calls a method that may take as long as `timeout`.
+    pub fn call_for<T: DeserializeOwned>(
         &self,
         method: &str,
         params: Value,

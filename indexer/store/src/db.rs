@@ -82,16 +82,20 @@ impl Db {
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Self> {
         std::fs::create_dir_all(path)
             .map_err(|e| Error::Open { path: path.into(), why: format!("the folder cannot be made: {e}") })?;
-        let cache = Cache::new_lru_cache(options.block_cache_bytes());
-        let families = Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), tuning(f, &cache)));
-        let raw = DB::open_cf_descriptors(&database_tuning(options), path, families).map_err(|e| {
-            match named(&e, "opening") {
-                full @ Error::DiskFull { .. } => full,
-                damaged @ Error::Corrupted { .. } => damaged,
-                _ => Error::Open { path: path.into(), why: e.to_string() },
-            }
-        })?;
-        Ok(Self { raw, path: path.into() })
+        let raw = DB::open_cf_descriptors(&database_tuning(options), path, families(options));
+        Ok(Self { raw: raw.map_err(|e| cannot_open(path, &e))?, path: path.into() })
+    }
+
+    /// Opens the database in `path` for reading, also while another process writes it: what is
+    /// read is what was written when it was opened.
+    pub(crate) fn open_read_only(path: &Path, options: &Options) -> Result<Self> {
+        let mut tuning = database_tuning(options);
+        tuning.create_if_missing(false);
+        tuning.create_missing_column_families(false);
+        // Files that the writer's compaction deletes stay readable as long as they are open.
+        tuning.set_max_open_files(-1);
+        let raw = DB::open_cf_descriptors_read_only(&tuning, path, families(options), false);
+        Ok(Self { raw: raw.map_err(|e| cannot_open(path, &e))?, path: path.into() })
     }
 
     fn cf(&self, family: Family) -> &ColumnFamily {
@@ -294,6 +298,18 @@ fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
     let mut out = prefix[..=last].to_vec();
     out[last] += 1;
     Some(out)
+}
+
+fn families(options: &Options) -> [ColumnFamilyDescriptor; Family::ALL.len()] {
+    let cache = Cache::new_lru_cache(options.block_cache_bytes());
+    Family::ALL.map(|f| ColumnFamilyDescriptor::new(f.name(), tuning(f, &cache)))
+}
+
+fn cannot_open(path: &Path, e: &rocksdb::Error) -> Error {
+    match named(e, "opening") {
+        named @ (Error::DiskFull { .. } | Error::Corrupted { .. }) => named,
+        _ => Error::Open { path: path.into(), why: e.to_string() },
+    }
 }
 
 fn database_tuning(options: &Options) -> rocksdb::Options {

@@ -11,11 +11,13 @@ use weft_chain::{Coin, Hash, OutPoint};
 
 use crate::db::{Db, Family, View};
 use crate::error::{Error, Result};
+use crate::options::Options;
 use crate::rows::block::{self, HeaderRow};
 use crate::rows::meta::{self, TipRow};
 use crate::rows::script::{self, Salt, ScriptKey};
 use crate::rows::tx::{self, Chunk, Span};
 use crate::rows::{TxNum, coin};
+use crate::store::identity;
 
 /// Answers questions. Cheap to clone; any number may be used at once.
 #[derive(Debug, Clone)]
@@ -65,6 +67,20 @@ pub struct TxPlace {
 impl Reader {
     pub(crate) fn new(db: Arc<Db>, salt: Salt) -> Self {
         Self { db, salt }
+    }
+
+    /// Opens the database in `path` for questions only, also while another process writes it; what
+    /// it answers is what was written when it was opened.
+    ///
+    /// # Errors
+    /// There is no database, it is empty, or belongs to another chain or format.
+    pub fn open(path: &Path, genesis: &Hash, options: &Options) -> Result<Self> {
+        let db = Arc::new(Db::open_read_only(path, options)?);
+        let found = identity(&db.view(), path, genesis)?;
+        let Some((salt, _)) = found else {
+            return Err(Error::Open { path: path.into(), why: "it is empty; `run` fills it".into() });
+        };
+        Ok(Self::new(db, salt))
     }
 
     /// The database's short name of the script with this SHA-256, as blocks tell what they touched.

@@ -92,9 +92,8 @@ impl Store {
     /// with another setting of the commitment; a damaged file; a full disk.
     pub fn open(path: &Path, genesis: Hash, options: Options) -> Result<Self> {
         let db = Arc::new(Db::open(path, &options)?);
-        let refuse = |why: String| Err(Error::Open { path: path.into(), why });
         let view = db.view();
-        let salt = match view.get(Family::Meta, meta::KEY_FORMAT)? {
+        let salt = match identity(&view, path, &genesis)? {
             None => {
                 let mut salt = Salt::default();
                 rand::rng().fill_bytes(&mut salt);
@@ -110,22 +109,10 @@ impl Store {
                 db.write_synced(batch)?;
                 salt
             }
-            Some(format) => {
-                let format = meta::read_format(&format)?;
-                if format != meta::FORMAT {
-                    return refuse(format!(
-                        "its format is {format}, this program reads format {}; build the index anew in another folder",
-                        meta::FORMAT
-                    ));
-                }
-                if view.get(Family::Meta, meta::KEY_CHAIN)?.as_deref() != Some(&genesis[..]) {
-                    return refuse("it belongs to another chain; name another folder, or the chain it was made for".into());
-                }
-                let has = view.get(Family::Meta, meta::KEY_COMMITMENT)?.as_deref() == Some(&[1]);
-                if has != options.commitment {
-                    return refuse(format!("it was made with commitment = {has}, and cannot be changed later"));
-                }
-                meta::read_salt(&view.get(Family::Meta, meta::KEY_SALT)?.unwrap_or_default())?
+            Some((salt, has)) if has == options.commitment => salt,
+            Some((_, has)) => {
+                let why = format!("it was made with commitment = {has}, and cannot be changed later");
+                return Err(Error::Open { path: path.into(), why });
             }
         };
         let (tip, set) = match view.get(Family::Meta, meta::KEY_TIP)? {
@@ -500,6 +487,24 @@ impl Drop for Store {
         self.workers = None;
         self.db.stop_background_work();
     }
+}
+
+/// The salt of a database and whether it has the commitment; `None` of an empty one.
+pub(crate) fn identity(view: &View<'_>, path: &Path, genesis: &Hash) -> Result<Option<(Salt, bool)>> {
+    let refuse = |why: String| Err(Error::Open { path: path.into(), why });
+    let Some(format) = view.get(Family::Meta, meta::KEY_FORMAT)? else { return Ok(None) };
+    let format = meta::read_format(&format)?;
+    if format != meta::FORMAT {
+        return refuse(format!(
+            "its format is {format}, this program reads format {}; build the index anew in another folder",
+            meta::FORMAT
+        ));
+    }
+    if view.get(Family::Meta, meta::KEY_CHAIN)?.as_deref() != Some(&genesis[..]) {
+        return refuse("it belongs to another chain; name another folder, or the chain it was made for".into());
+    }
+    let commitment = view.get(Family::Meta, meta::KEY_COMMITMENT)?.as_deref() == Some(&[1]);
+    Ok(Some((meta::read_salt(&view.get(Family::Meta, meta::KEY_SALT)?.unwrap_or_default())?, commitment)))
 }
 
 /// Takes the transactions of `height` out of a script's history.
