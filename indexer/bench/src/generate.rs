@@ -25,7 +25,7 @@ use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use weft_chain::{Hash, OutPoint, chains, hash, script_hash};
-use weft_forge::{Made, Spend, block, coinbase, transaction};
+use weft_forge::{Made, Spend, block, coinbase, genesis, transaction};
 
 /// Numbers of coins that the crowd's scripts have.
 pub(crate) const CROWD: [usize; 4] = [1, 100, 10_000, 1_000_000];
@@ -144,7 +144,7 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let chain = chains::by_name("bitcoin-regtest").context("the regtest network")?;
     let mut out = Writer::new(folder, chain.params().magic)?;
-    out.block(&genesis_block())?;
+    out.block(&genesis(&chain.params().genesis))?;
 
     let mut g = Generator {
         rng: SmallRng::seed_from_u64(seed),
@@ -220,30 +220,6 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
     found.crowd_height = height;
     fs::write(&description, serde_json::to_string_pretty(&found)?)?;
     Ok(found)
-}
-
-/// Regtest's first block, which is Bitcoin's first transaction under another header.
-fn genesis_block() -> Vec<u8> {
-    let params = chains::by_name("bitcoin-regtest").expect("a known network").params();
-    let message = b"The Times 03/Jan/2009 Chancellor on brink of second bailout for banks";
-    let mut script = vec![4, 0xff, 0xff, 0, 0x1d, 1, 4, message.len() as u8];
-    script.extend_from_slice(message);
-    const KEY: &str = "04678afdb0fe5548271967f1a67130b7105cd6a828e03909a67962e0ea1f61deb649f6bc3f4cef38c4f35504e51ec112de5c384df7ba0b8d578a4c702b6bf11d5f";
-    let mut output = vec![65];
-    output.extend((0..65).filter_map(|i| u8::from_str_radix(&KEY[2 * i..2 * i + 2], 16).ok()));
-    output.push(0xac);
-    let mut raw = params.genesis.to_bytes().to_vec();
-    raw.extend_from_slice(&[1, 1, 0, 0, 0, 1]);
-    raw.extend_from_slice(&OutPoint::NULL.to_bytes());
-    raw.push(script.len() as u8);
-    raw.extend_from_slice(&script);
-    raw.extend_from_slice(&[0xff; 4]);
-    raw.push(1);
-    raw.extend_from_slice(&50_0000_0000u64.to_le_bytes());
-    raw.push(output.len() as u8);
-    raw.extend_from_slice(&output);
-    raw.extend_from_slice(&[0; 4]);
-    raw
 }
 
 impl Generator {

@@ -103,6 +103,29 @@ pub fn block(prev: Hash, time: u32, txs: &[Made]) -> (Hash, Vec<u8>) {
     (hash, raw)
 }
 
+/// The first block of a Bitcoin network: Bitcoin's first transaction under the network's header.
+pub fn genesis(header: &Header) -> Vec<u8> {
+    let message = b"The Times 03/Jan/2009 Chancellor on brink of second bailout for banks";
+    let mut script = vec![4, 0xff, 0xff, 0, 0x1d, 1, 4, message.len() as u8];
+    script.extend_from_slice(message);
+    const KEY: &str = "04678afdb0fe5548271967f1a67130b7105cd6a828e03909a67962e0ea1f61deb649f6bc3f4cef38c4f35504e51ec112de5c384df7ba0b8d578a4c702b6bf11d5f";
+    let mut output = vec![65];
+    output.extend((0..65).filter_map(|i| u8::from_str_radix(&KEY[2 * i..2 * i + 2], 16).ok()));
+    output.push(0xac);
+    let mut raw = header.to_bytes().to_vec();
+    raw.extend_from_slice(&[1, 1, 0, 0, 0, 1]);
+    raw.extend_from_slice(&OutPoint::NULL.to_bytes());
+    raw.push(script.len() as u8);
+    raw.extend_from_slice(&script);
+    raw.extend_from_slice(&[0xff; 4]);
+    raw.push(1);
+    raw.extend_from_slice(&50_0000_0000u64.to_le_bytes());
+    raw.push(output.len() as u8);
+    raw.extend_from_slice(&output);
+    raw.extend_from_slice(&[0; 4]);
+    raw
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +143,7 @@ mod tests {
         let stripped = transaction(&[Spend::bare(at)], &outputs);
         assert_eq!(segwit.txid, stripped.txid);
         let (hash, raw) = block(genesis, 1_700_000_000, &[base.clone(), plain.clone(), segwit.clone()]);
+        assert_eq!(*Block::parse_checked(chain, super::genesis(&chain.params().genesis)).unwrap().hash(), genesis);
         let parsed = Block::parse_checked(chain, raw).unwrap();
         assert_eq!(*parsed.hash(), hash);
         assert_eq!(parsed.txids(), [base.txid, plain.txid, segwit.txid]);

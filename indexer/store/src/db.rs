@@ -363,10 +363,12 @@ fn tuning(family: Family, cache: &Cache) -> rocksdb::Options {
             table.set_whole_key_filtering(false);
             o.set_optimize_filters_for_hits(true);
         }
+        // The two families with deletions are small; merging them early keeps them so.
         Family::Coins => {
             table.set_bloom_filter(10.0, false);
             o.set_optimize_filters_for_hits(true);
             table.set_block_size(8 << 10);
+            o.set_level_zero_file_num_compaction_trigger(2);
         }
         // Hashes do not compress, and single ones are wanted.
         Family::Txs => {
@@ -374,7 +376,10 @@ fn tuning(family: Family, cache: &Cache) -> rocksdb::Options {
             o.set_bottommost_compression_type(DBCompressionType::None);
             table.set_block_size(4 << 10);
         }
-        Family::ScriptCoins => table.set_block_size(8 << 10),
+        Family::ScriptCoins => {
+            table.set_block_size(8 << 10);
+            o.set_level_zero_file_num_compaction_trigger(2);
+        }
         Family::History | Family::Headers | Family::Undo | Family::Meta => {}
     }
     o.set_block_based_table_factory(&table);

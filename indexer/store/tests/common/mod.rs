@@ -25,6 +25,11 @@ pub(crate) fn chain(name: &str) -> &'static dyn Chain {
     chains::by_name(name).expect("a known network")
 }
 
+/// The first block of a Bitcoin network.
+pub(crate) fn genesis(chain: &'static dyn Chain) -> Block {
+    Block::parse_checked(chain, weft_forge::genesis(&chain.params().genesis)).expect("the first block")
+}
+
 /// All blocks in a folder's first block file, in the order they are in the file.
 pub(crate) fn blocks(chain: &'static dyn Chain, folder: &Path) -> Vec<Block> {
     let mut bytes = std::fs::read(folder.join("blk00000.dat")).expect("the block file");
