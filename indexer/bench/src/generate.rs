@@ -14,11 +14,11 @@
 //!   transactions carry 500 to 6000 bytes of data in a witness.
 //!
 //! After these blocks come a few more, the crowd, that pay known scripts 1, 100, 10,000 and 1,000,000
-//! times, to measure queries on.
+//! times, to measure queries on. They are in a folder of their own and join the others later.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rand::rngs::SmallRng;
@@ -55,7 +55,7 @@ pub(crate) struct Description {
     pub crowd: Vec<String>,
 }
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const FILE: u64 = 128 << 20;
 const BLOCK: usize = 1_000_000;
 const BUSY: usize = 300;
@@ -92,9 +92,9 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(folder: &'a Path, magic: [u8; 4]) -> Result<Self> {
-        let file = BufWriter::with_capacity(1 << 20, File::create(folder.join("blk00000.dat"))?);
-        Ok(Self { folder, number: 0, file, written: 0, magic })
+    fn new(folder: &'a Path, number: u32, magic: [u8; 4]) -> Result<Self> {
+        let file = BufWriter::with_capacity(1 << 20, File::create(folder.join(name(number)))?);
+        Ok(Self { folder, number, file, written: 0, magic })
     }
 
     fn block(&mut self, raw: &[u8]) -> Result<()> {
@@ -102,8 +102,7 @@ impl<'a> Writer<'a> {
             self.file.flush()?;
             self.number += 1;
             self.written = 0;
-            let name = format!("blk{:05}.dat", self.number);
-            self.file = BufWriter::with_capacity(1 << 20, File::create(self.folder.join(name))?);
+            self.file = BufWriter::with_capacity(1 << 20, File::create(self.folder.join(name(self.number)))?);
         }
         self.file.write_all(&self.magic)?;
         self.file.write_all(&(raw.len() as u32).to_le_bytes())?;
@@ -111,6 +110,21 @@ impl<'a> Writer<'a> {
         self.written += raw.len() as u64 + 8;
         Ok(())
     }
+}
+
+/// Name of a block file.
+fn name(number: u32) -> String {
+    format!("blk{number:05}.dat")
+}
+
+/// Folder of the block files, as a node's data directory has it.
+pub(crate) fn blocks_dir(folder: &Path) -> PathBuf {
+    folder.join("regtest/blocks")
+}
+
+/// Folder of the crowd's block files.
+pub(crate) fn crowd_dir(folder: &Path) -> PathBuf {
+    folder.join("crowd")
 }
 
 struct Generator {
@@ -141,9 +155,12 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
     if folder.exists() {
         fs::remove_dir_all(folder).with_context(|| format!("removing the old chain in {}", folder.display()))?;
     }
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let (blocks, crowd) = (blocks_dir(folder), crowd_dir(folder));
+    for dir in [&blocks, &crowd] {
+        fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    }
     let chain = chains::by_name("bitcoin-regtest").context("the regtest network")?;
-    let mut out = Writer::new(folder, chain.params().magic)?;
+    let mut out = Writer::new(&blocks, 0, chain.params().magic)?;
     out.block(&genesis(&chain.params().genesis))?;
 
     let mut g = Generator {
@@ -188,6 +205,8 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
         crowd_height: 0,
         crowd: Vec::new(),
     };
+    out.file.flush()?;
+    out = Writer::new(&crowd, out.number + 1, chain.params().magic)?;
     for count in CROWD {
         let owner = g.fresh_owner();
         let script = script_of(&Owner { kind: Kind::P2wpkh, ..owner });

@@ -53,6 +53,7 @@ pub struct Index {
     commitment: bool,
     undo_depth: u32,
     threads: usize,
+    batch_blocks: usize,
     open_files: u32,
 }
 
@@ -73,6 +74,7 @@ impl Default for Index {
             commitment: defaults.commitment,
             undo_depth: defaults.undo_depth,
             threads: 0,
+            batch_blocks: defaults.batch_blocks,
             open_files: defaults.open_files,
         }
     }
@@ -107,6 +109,9 @@ impl Config {
         }
         if index.threads > 256 {
             bail!("index.threads = {} must be at most 256", index.threads);
+        }
+        if !(1..=10_000).contains(&index.batch_blocks) {
+            bail!("index.batch_blocks = {} must be from 1 to 10000", index.batch_blocks);
         }
         if !(32..=1_000_000).contains(&index.open_files) {
             bail!("index.open_files = {} must be from 32 to 1000000", index.open_files);
@@ -144,6 +149,7 @@ impl Config {
             commitment: self.index.commitment,
             undo_depth: self.index.undo_depth,
             threads: if self.index.threads == 0 { defaults.threads } else { self.index.threads },
+            batch_blocks: self.index.batch_blocks,
             open_files: self.index.open_files,
         }
     }

@@ -11,6 +11,8 @@ pub struct Options {
     pub undo_depth: u32,
     /// Threads for hashing and for RocksDB's work in the background.
     pub threads: usize,
+    /// Most blocks in a batch while catching up; memory may end it earlier.
+    pub batch_blocks: usize,
     /// Files RocksDB may hold open at a time.
     pub open_files: u32,
 }
@@ -22,6 +24,7 @@ impl Default for Options {
             commitment: true,
             undo_depth: 288,
             threads: std::thread::available_parallelism().map_or(2, usize::from),
+            batch_blocks: 10_000,
             open_files: 256,
         }
     }

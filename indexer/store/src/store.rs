@@ -179,7 +179,7 @@ impl Store {
     /// Whether it is time to [`Store::commit`].
     pub fn full(&self) -> bool {
         self.window.bytes() > self.options.window_bytes()
-            || self.window.blocks.len() >= MAX_BLOCKS
+            || self.window.blocks.len() >= self.options.batch_blocks.clamp(1, MAX_BLOCKS)
             || self.cache.full()
     }
 
