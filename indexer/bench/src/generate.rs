@@ -94,7 +94,13 @@ struct Writer<'a> {
 impl<'a> Writer<'a> {
     fn new(folder: &'a Path, number: u32, magic: [u8; 4]) -> Result<Self> {
         let file = BufWriter::with_capacity(1 << 20, File::create(folder.join(name(number)))?);
-        Ok(Self { folder, number, file, written: 0, magic })
+        Ok(Self {
+            folder,
+            number,
+            file,
+            written: 0,
+            magic,
+        })
     }
 
     fn block(&mut self, raw: &[u8]) -> Result<()> {
@@ -102,7 +108,10 @@ impl<'a> Writer<'a> {
             self.file.flush()?;
             self.number += 1;
             self.written = 0;
-            self.file = BufWriter::with_capacity(1 << 20, File::create(self.folder.join(name(self.number)))?);
+            self.file = BufWriter::with_capacity(
+                1 << 20,
+                File::create(self.folder.join(name(self.number)))?,
+            );
         }
         self.file.write_all(&self.magic)?;
         self.file.write_all(&(raw.len() as u32).to_le_bytes())?;
@@ -143,7 +152,12 @@ struct Generator {
 }
 
 /// Makes the chain in `folder` unless it is there. `bytes` counts what comes before the crowd.
-pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl FnMut(u64)) -> Result<Description> {
+pub(crate) fn generate(
+    folder: &Path,
+    bytes: u64,
+    seed: u64,
+    mut progress: impl FnMut(u64),
+) -> Result<Description> {
     let description = folder.join("chain.json");
     if let Ok(text) = fs::read_to_string(&description)
         && let Ok(found) = serde_json::from_str::<Description>(&text)
@@ -153,7 +167,8 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
         return Ok(found);
     }
     if folder.exists() {
-        fs::remove_dir_all(folder).with_context(|| format!("removing the old chain in {}", folder.display()))?;
+        fs::remove_dir_all(folder)
+            .with_context(|| format!("removing the old chain in {}", folder.display()))?;
     }
     let (blocks, crowd) = (blocks_dir(folder), crowd_dir(folder));
     for dir in [&blocks, &crowd] {
@@ -209,7 +224,10 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
     out = Writer::new(&crowd, out.number + 1, chain.params().magic)?;
     for count in CROWD {
         let owner = g.fresh_owner();
-        let script = script_of(&Owner { kind: Kind::P2wpkh, ..owner });
+        let script = script_of(&Owner {
+            kind: Kind::P2wpkh,
+            ..owner
+        });
         found.crowd.push(hash::hex(&script_hash(&script)));
         let mut left = count;
         while left > 0 {
@@ -220,7 +238,9 @@ pub(crate) fn generate(folder: &Path, bytes: u64, seed: u64, mut progress: impl 
                 // Each payment in a transaction of its own with ten others at most, as wallets see it.
                 let n = left.min(10);
                 let outputs: Vec<_> = (0..n).map(|_| (g.amount(), script.clone())).collect();
-                let Some(coin) = g.take_coin(height) else { break };
+                let Some(coin) = g.take_coin(height) else {
+                    break;
+                };
                 let tx = transaction(&[g.unlock(&coin)], &outputs);
                 size += tx.raw.len();
                 left -= n;
@@ -246,7 +266,10 @@ impl Generator {
         // The first blocks have little to spend: their coinbases stand for what came before.
         let seedlings = if height <= 100 { 300 } else { 1 };
         let base: Vec<_> = (0..seedlings).map(|_| self.output()).collect();
-        let base_outputs: Vec<_> = base.iter().map(|(value, owner)| (*value, script_of(owner))).collect();
+        let base_outputs: Vec<_> = base
+            .iter()
+            .map(|(value, owner)| (*value, script_of(owner)))
+            .collect();
         let base_tx = coinbase(height, 0, &base_outputs);
         let mut txs = vec![base_tx];
         self.coins.push(Vec::new());
@@ -255,14 +278,24 @@ impl Generator {
         let mut size = txs[0].raw.len();
         let target = (BLOCK as f64 * self.rng.random_range(0.4..1.6)) as usize;
         while size < target {
-            let Some(tx) = self.transaction(height) else { break };
+            let Some(tx) = self.transaction(height) else {
+                break;
+            };
             size += tx.raw.len();
             txs.push(tx);
         }
         // A coinbase matures: its outputs are there for later blocks only.
         let txid = txs[0].txid;
-        let made = base.into_iter().zip(0..).filter(|((_, o), _)| o.kind != Kind::Data);
-        let made: Vec<_> = made.map(|((_, owner), vout)| Coin { outpoint: OutPoint { txid, vout }, owner }).collect();
+        let made = base
+            .into_iter()
+            .zip(0..)
+            .filter(|((_, o), _)| o.kind != Kind::Data);
+        let made: Vec<_> = made
+            .map(|((_, owner), vout)| Coin {
+                outpoint: OutPoint { txid, vout },
+                owner,
+            })
+            .collect();
         self.alive += made.len() as u64;
         if let Some(here) = self.coins.last_mut() {
             here.extend(made);
@@ -294,7 +327,9 @@ impl Generator {
         };
         let mut spends = Vec::with_capacity(inputs);
         for _ in 0..inputs {
-            let Some(coin) = self.take_coin(height) else { break };
+            let Some(coin) = self.take_coin(height) else {
+                break;
+            };
             spends.push(self.unlock(&coin));
         }
         if spends.is_empty() {
@@ -306,14 +341,27 @@ impl Generator {
             spends[0].witness.push(filling);
         }
         let made: Vec<_> = (0..outputs).map(|_| self.output()).collect();
-        let wire: Vec<_> = made.iter().map(|(value, owner)| (*value, script_of(owner))).collect();
+        let wire: Vec<_> = made
+            .iter()
+            .map(|(value, owner)| (*value, script_of(owner)))
+            .collect();
         let tx = transaction(&spends, &wire);
         self.txs += 1;
         self.inputs += spends.len() as u64;
         self.outputs += outputs as u64;
-        for ((_, owner), vout) in made.into_iter().zip(0..).filter(|((_, o), _)| o.kind != Kind::Data) {
+        for ((_, owner), vout) in made
+            .into_iter()
+            .zip(0..)
+            .filter(|((_, o), _)| o.kind != Kind::Data)
+        {
             self.alive += 1;
-            self.coins[height as usize].push(Coin { outpoint: OutPoint { txid: tx.txid, vout }, owner });
+            self.coins[height as usize].push(Coin {
+                outpoint: OutPoint {
+                    txid: tx.txid,
+                    vout,
+                },
+                owner,
+            });
         }
         Some(tx)
     }
@@ -327,7 +375,10 @@ impl Generator {
             _ => self.rng.random_range(1..=height),
         };
         let start = height.saturating_sub(reach) as usize;
-        let at = (0..=start).rev().chain(start + 1..self.coins.len()).find(|at| self.coins.get(*at).is_some_and(|c| !c.is_empty()))?;
+        let at = (0..=start)
+            .rev()
+            .chain(start + 1..self.coins.len())
+            .find(|at| self.coins.get(*at).is_some_and(|c| !c.is_empty()))?;
         let n = self.rng.random_range(0..self.coins[at].len());
         self.alive -= 1;
         Some(self.coins[at].swap_remove(n))
@@ -356,7 +407,11 @@ impl Generator {
                 owner
             }
         };
-        let value = if owner.kind == Kind::Data { 0 } else { self.amount() };
+        let value = if owner.kind == Kind::Data {
+            0
+        } else {
+            self.amount()
+        };
         (value, owner)
     }
 
@@ -364,7 +419,11 @@ impl Generator {
     fn amount(&mut self) -> u64 {
         let digits = self.rng.random_range(3.0..10.5);
         let value = 10f64.powf(digits) as u64;
-        let keep = if self.rng.random_bool(0.25) { 10u64.pow(digits as u32 - 1) } else { 1 };
+        let keep = if self.rng.random_bool(0.25) {
+            10u64.pow(digits as u32 - 1)
+        } else {
+            1
+        };
         value / keep * keep
     }
 
@@ -380,7 +439,10 @@ impl Generator {
             x if x < 0.995 => Kind::P2pk,
             _ => Kind::Multisig,
         };
-        Owner { kind, seed: self.next_owner }
+        Owner {
+            kind,
+            seed: self.next_owner,
+        }
     }
 
     fn filling(&mut self, len: usize) -> Vec<u8> {
@@ -396,7 +458,14 @@ impl Generator {
             Kind::P2wpkh => spend.witness = vec![self.filling(71), self.filling(33)],
             Kind::P2sh => spend.script = self.filling(253),
             Kind::P2tr => spend.witness = vec![self.filling(64)],
-            Kind::P2wsh => spend.witness = vec![Vec::new(), self.filling(71), self.filling(71), self.filling(105)],
+            Kind::P2wsh => {
+                spend.witness = vec![
+                    Vec::new(),
+                    self.filling(71),
+                    self.filling(71),
+                    self.filling(105),
+                ]
+            }
             Kind::P2pk => spend.script = self.filling(72),
             Kind::Multisig => spend.script = self.filling(73),
             Kind::Data => {}
@@ -417,8 +486,15 @@ fn script_of(owner: &Owner) -> Vec<u8> {
         Kind::P2wsh => [&[0, 32][..], &bytes[..32]].concat(),
         Kind::Data => [&[0x6a, 40][..], &bytes[..40]].concat(),
         Kind::P2pk => [&[33, 2][..], &bytes[..32], &[0xac]].concat(),
-        Kind::Multisig => {
-            [&[0x51, 33, 2][..], &bytes[..32], &[33, 3], &bytes[32..64], &[33, 2], &bytes[64..96], &[0x53, 0xae]].concat()
-        }
+        Kind::Multisig => [
+            &[0x51, 33, 2][..],
+            &bytes[..32],
+            &[33, 3],
+            &bytes[32..64],
+            &[33, 2],
+            &bytes[64..96],
+            &[0x53, 0xae],
+        ]
+        .concat(),
     }
 }

@@ -15,7 +15,11 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Debug, Parser)]
-#[command(name = "weft-index-bench", version, about = "Measures the coin index on a generated chain")]
+#[command(
+    name = "weft-index-bench",
+    version,
+    about = "Measures the coin index on a generated chain"
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -65,7 +69,11 @@ impl Place {
         generate::generate(&self.dir.join("chain"), self.bytes, self.seed, |made| {
             if made - told >= 200_000_000 {
                 told = made;
-                eprintln!("generated {} of {} MB", made / 1_000_000, self.bytes / 1_000_000);
+                eprintln!(
+                    "generated {} of {} MB",
+                    made / 1_000_000,
+                    self.bytes / 1_000_000
+                );
             }
         })
     }
@@ -87,6 +95,10 @@ fn main() -> Result<()> {
             }
             Ok(())
         }
-        Verb::CatchUp { chain, database, bare } => measure::catch_up_and_tell(&chain, &database, bare),
+        Verb::CatchUp {
+            chain,
+            database,
+            bare,
+        } => measure::catch_up_and_tell(&chain, &database, bare),
     }
 }

@@ -45,7 +45,12 @@ fn follower(chain_dir: &Path, database: &Path, options: &Options) -> Result<Foll
     let chain = network()?;
     let store = Store::open(database, chain.params().genesis_hash(), options.clone())?;
     let source: Arc<dyn Source> = Arc::new(Files::open(&blocks_dir(chain_dir), chain)?);
-    Ok(Follower::new(store, source, options, Arc::new(AtomicBool::new(false)))?)
+    Ok(Follower::new(
+        store,
+        source,
+        options,
+        Arc::new(AtomicBool::new(false)),
+    )?)
 }
 
 /// Rounds until the source's tip; bytes of the blocks.
@@ -66,7 +71,10 @@ fn to_the_tip(follower: &mut Follower) -> Result<u64> {
 /// The process that catches up.
 pub(crate) fn catch_up_and_tell(chain: &Path, database: &Path, bare: bool) -> Result<()> {
     let started = Instant::now();
-    let options = Options { commitment: !bare, ..Options::default() };
+    let options = Options {
+        commitment: !bare,
+        ..Options::default()
+    };
     let mut follower = follower(chain, database, &options)?;
     let bytes = to_the_tip(&mut follower)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -74,7 +82,16 @@ pub(crate) fn catch_up_and_tell(chain: &Path, database: &Path, bare: bool) -> Re
     // Closing waits for nothing that the figures should not have.
     drop(follower);
     let (cpu_seconds, peak_rss_mb) = usage();
-    println!("{}", serde_json::to_string(&CatchUp { bytes, seconds, cpu_seconds, peak_rss_mb, height })?);
+    println!(
+        "{}",
+        serde_json::to_string(&CatchUp {
+            bytes,
+            seconds,
+            cpu_seconds,
+            peak_rss_mb,
+            height
+        })?
+    );
     Ok(())
 }
 
@@ -87,7 +104,10 @@ fn usage() -> (f64, f64) {
         usage
     };
     let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
-    (seconds(usage.ru_utime) + seconds(usage.ru_stime), usage.ru_maxrss as f64 * 1024.0 / 1e6)
+    (
+        seconds(usage.ru_utime) + seconds(usage.ru_stime),
+        usage.ru_maxrss as f64 * 1024.0 / 1e6,
+    )
 }
 
 fn catch_up(dir: &Path, database: &Path, bare: bool) -> Result<CatchUp> {
@@ -100,7 +120,11 @@ fn catch_up(dir: &Path, database: &Path, bare: bool) -> Result<CatchUp> {
         command.arg("--bare");
     }
     let output = command.stderr(std::process::Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "catching up failed: {}", output.status);
+    ensure!(
+        output.status.success(),
+        "catching up failed: {}",
+        output.status
+    );
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
@@ -129,7 +153,11 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
     eprintln!("catching up");
     let database = dir.join("db");
     let full = catch_up(dir, &database, false)?;
-    ensure!(full.height == description.height, "it stopped at height {}", full.height);
+    ensure!(
+        full.height == description.height,
+        "it stopped at height {}",
+        full.height
+    );
     let per_core = |c: &CatchUp| c.bytes as f64 / 1e6 / c.cpu_seconds;
     let mut put = |name: &str, value: Value| {
         eprintln!("{name}: {value}");
@@ -138,8 +166,14 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
     put("chain_bytes", full.bytes.into());
     put("chain_transactions", description.txs.into());
     put("catchup_mb_s_per_core", round(per_core(&full)));
-    put("catchup_mb_s_per_core_no_commitment", round(per_core(&bare)));
-    put("catchup_wall_mb_s", round(full.bytes as f64 / 1e6 / full.seconds));
+    put(
+        "catchup_mb_s_per_core_no_commitment",
+        round(per_core(&bare)),
+    );
+    put(
+        "catchup_wall_mb_s",
+        round(full.bytes as f64 / 1e6 / full.seconds),
+    );
     put("peak_rss_mb", round(full.peak_rss_mb));
     put("db_vs_chain", share(folder_bytes(&database)?, full.bytes));
 
@@ -148,9 +182,17 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
     let started = Instant::now();
     store.compact(|_| ())?;
     put("compaction_s", round(started.elapsed().as_secs_f64()));
-    let families = store.reader().sizes().iter().map(|(f, n)| (f.name().to_owned(), share(*n, full.bytes))).collect();
+    let families = store
+        .reader()
+        .sizes()
+        .iter()
+        .map(|(f, n)| (f.name().to_owned(), share(*n, full.bytes)))
+        .collect();
     drop(store);
-    put("db_vs_chain_compacted", share(folder_bytes(&database)?, full.bytes));
+    put(
+        "db_vs_chain_compacted",
+        share(folder_bytes(&database)?, full.bytes),
+    );
     put("families_vs_chain_compacted", Value::Object(families));
 
     let mut opening = Vec::new();
@@ -176,7 +218,13 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
     }
     let mut follower = follower(&chain_dir, &database, &Options::default())?;
     to_the_tip(&mut follower)?;
-    ensure!(follower.store().tip().is_some_and(|t| t.height == description.crowd_height), "the crowd is missing");
+    ensure!(
+        follower
+            .store()
+            .tip()
+            .is_some_and(|t| t.height == description.crowd_height),
+        "the crowd is missing"
+    );
     queries(&follower.store().reader(), description, &mut put)?;
     put("tip_event_ms", round(tip_event(&chain_dir, follower)?));
     Ok(Value::Object(out))
@@ -191,16 +239,34 @@ fn share(part: u64, whole: u64) -> Value {
 }
 
 /// Times of queries at the library's interface, for scripts of each size, at 1 and 64 threads.
-fn queries(reader: &Reader, description: &Description, put: &mut impl FnMut(&str, Value)) -> Result<()> {
+fn queries(
+    reader: &Reader,
+    description: &Description,
+    put: &mut impl FnMut(&str, Value),
+) -> Result<()> {
     for (count, name) in CROWD.into_iter().zip(&description.crowd) {
         let script = hash::from_hex(name).context("a script hash of the description")?;
         let found = reader.balance(&script)?;
-        ensure!(found.coins == count as u64, "the script of {count} coins has {}", found.coins);
+        ensure!(
+            found.coins == count as u64,
+            "the script of {count} coins has {}",
+            found.coins
+        );
         let list = |r: &Reader, s: &Hash| r.unspents(s, usize::MAX).map(|u| u.len());
-        let history = |r: &Reader, s: &Hash| r.history(s, TxNum::first_of(0), usize::MAX).map(|h| h.len());
+        let history = |r: &Reader, s: &Hash| {
+            r.history(s, TxNum::first_of(0), usize::MAX)
+                .map(|h| h.len())
+        };
         let balance = |r: &Reader, s: &Hash| r.balance(s).map(|b| b.coins as usize);
-        type Query<'a> = (&'a str, &'a (dyn Fn(&Reader, &Hash) -> weft_store::Result<usize> + Sync));
-        let kinds: [Query<'_>; 3] = [("listunspent", &list), ("get_history", &history), ("get_balance", &balance)];
+        type Query<'a> = (
+            &'a str,
+            &'a (dyn Fn(&Reader, &Hash) -> weft_store::Result<usize> + Sync),
+        );
+        let kinds: [Query<'_>; 3] = [
+            ("listunspent", &list),
+            ("get_history", &history),
+            ("get_balance", &balance),
+        ];
         for (kind, query) in kinds {
             for clients in [1, 64] {
                 // A million rows for each of 64 clients is a gigabyte of answers: once is enough.
@@ -209,7 +275,11 @@ fn queries(reader: &Reader, description: &Description, put: &mut impl FnMut(&str
                 }
                 let times = time(reader, &script, clients, query)?;
                 let at = |q: f64| round(times[((times.len() - 1) as f64 * q) as usize]);
-                let suffix = if clients == 1 { String::new() } else { format!("_{clients}_clients") };
+                let suffix = if clients == 1 {
+                    String::new()
+                } else {
+                    format!("_{clients}_clients")
+                };
                 put(&format!("{kind}_{count}_p50_ms{suffix}"), at(0.5));
                 put(&format!("{kind}_{count}_p99_ms{suffix}"), at(0.99));
             }
@@ -241,9 +311,15 @@ fn time(
     };
     let mut times: Vec<f64> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..clients).map(|_| scope.spawn(one)).collect();
-        threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect()
+        threads
+            .into_iter()
+            .flat_map(|t| t.join().unwrap_or_default())
+            .collect()
     });
-    ensure!(!failed.load(Ordering::Relaxed) && !times.is_empty(), "a query failed");
+    ensure!(
+        !failed.load(Ordering::Relaxed) && !times.is_empty(),
+        "a query failed"
+    );
     times.sort_by(f64::total_cmp);
     Ok(times)
 }
@@ -276,20 +352,31 @@ fn tip_event(chain_dir: &Path, mut follower: Follower) -> Result<f64> {
     for height in tip.height + 1..=tip.height + 20 {
         // At no fixed phase of the source's polling.
         std::thread::sleep(Duration::from_millis(u64::from(height * 7919 % 97)));
-        let (hash, raw) = block(prev, 1_600_000_000 + height * 600, &[coinbase(height, 0, &[(50, vec![0x51])])]);
+        let (hash, raw) = block(
+            prev,
+            1_600_000_000 + height * 600,
+            &[coinbase(height, 0, &[(50, vec![0x51])])],
+        );
         prev = hash;
         let mut record = chain.params().magic.to_vec();
         record.extend_from_slice(&(raw.len() as u32).to_le_bytes());
         record.extend_from_slice(&raw);
-        let mut file = fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        let mut file = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)?;
         file.write_all(&record)?;
         let written = Instant::now();
-        let (at, told) = arrived.recv_timeout(Duration::from_secs(20)).context("no event came")?;
+        let (at, told) = arrived
+            .recv_timeout(Duration::from_secs(20))
+            .context("no event came")?;
         ensure!(at == height, "the event tells of height {at}, not {height}");
         times.push(told.duration_since(written).as_secs_f64() * 1e3);
     }
     stop.store(true, Ordering::Relaxed);
-    thread.join().map_err(|_| anyhow::anyhow!("the follower panicked"))??;
+    thread
+        .join()
+        .map_err(|_| anyhow::anyhow!("the follower panicked"))??;
     fs::remove_file(path)?;
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])

@@ -24,7 +24,11 @@ pub struct Spend {
 impl Spend {
     /// An input without any filling.
     pub fn bare(outpoint: OutPoint) -> Self {
-        Self { outpoint, script: Vec::new(), witness: Vec::new() }
+        Self {
+            outpoint,
+            script: Vec::new(),
+            witness: Vec::new(),
+        }
     }
 }
 
@@ -81,13 +85,27 @@ pub fn coinbase(height: u32, extra: u32, outputs: &[(u64, Vec<u8>)]) -> Made {
     script.extend_from_slice(&height.to_le_bytes());
     script.push(4);
     script.extend_from_slice(&extra.to_le_bytes());
-    transaction(&[Spend { outpoint: OutPoint::NULL, script, witness: Vec::new() }], outputs)
+    transaction(
+        &[Spend {
+            outpoint: OutPoint::NULL,
+            script,
+            witness: Vec::new(),
+        }],
+        outputs,
+    )
 }
 
 /// Puts transactions, the coinbase first, under a header with work.
 pub fn block(prev: Hash, time: u32, txs: &[Made]) -> (Hash, Vec<u8>) {
     let (merkle_root, _) = merkle::root(txs.iter().map(|tx| tx.txid).collect());
-    let mut header = Header { version: 0x2000_0000, prev, merkle_root, time, bits: REGTEST_BITS, nonce: 0 };
+    let mut header = Header {
+        version: 0x2000_0000,
+        prev,
+        merkle_root,
+        time,
+        bits: REGTEST_BITS,
+        nonce: 0,
+    };
     let target = Target::from_compact(REGTEST_BITS).expect("a constant");
     let hash = loop {
         let hash = sha256d(&header.to_bytes());
@@ -137,13 +155,37 @@ mod tests {
         let genesis = chain.params().genesis_hash();
         let outputs = [(5, vec![0x51]), (0, vec![]), (7, vec![0x6a; 300])];
         let base = coinbase(1, 9, &outputs);
-        let at = OutPoint { txid: [7; 32], vout: 3 };
-        let plain = transaction(&[Spend { script: vec![1; 107], ..Spend::bare(at) }], &outputs);
-        let segwit = transaction(&[Spend { witness: vec![vec![2; 71], vec![3; 33]], ..Spend::bare(at) }], &outputs);
+        let at = OutPoint {
+            txid: [7; 32],
+            vout: 3,
+        };
+        let plain = transaction(
+            &[Spend {
+                script: vec![1; 107],
+                ..Spend::bare(at)
+            }],
+            &outputs,
+        );
+        let segwit = transaction(
+            &[Spend {
+                witness: vec![vec![2; 71], vec![3; 33]],
+                ..Spend::bare(at)
+            }],
+            &outputs,
+        );
         let stripped = transaction(&[Spend::bare(at)], &outputs);
         assert_eq!(segwit.txid, stripped.txid);
-        let (hash, raw) = block(genesis, 1_700_000_000, &[base.clone(), plain.clone(), segwit.clone()]);
-        assert_eq!(*Block::parse_checked(chain, super::genesis(&chain.params().genesis)).unwrap().hash(), genesis);
+        let (hash, raw) = block(
+            genesis,
+            1_700_000_000,
+            &[base.clone(), plain.clone(), segwit.clone()],
+        );
+        assert_eq!(
+            *Block::parse_checked(chain, super::genesis(&chain.params().genesis))
+                .unwrap()
+                .hash(),
+            genesis
+        );
         let parsed = Block::parse_checked(chain, raw).unwrap();
         assert_eq!(*parsed.hash(), hash);
         assert_eq!(parsed.txids(), [base.txid, plain.txid, segwit.txid]);

@@ -83,8 +83,12 @@ impl Default for Index {
 impl Config {
     /// Reads and checks a file. Relative folders in it are relative to it.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}; `weft-indexd init` writes one", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| {
+            format!(
+                "cannot read {}; `weft-indexd init` writes one",
+                path.display()
+            )
+        })?;
         let mut config = Self::parse(&text).with_context(|| format!("in {}", path.display()))?;
         if let Some(parent) = path.parent() {
             config.index.dir = parent.join(&config.index.dir);
@@ -98,23 +102,39 @@ impl Config {
         let config: Self = toml::from_str(text)?;
         if chains::by_name(&config.network).is_none() {
             let names: Vec<_> = chains::all().iter().map(|c| c.params().name).collect();
-            bail!("network = {:?} is not known; the networks are {}", config.network, names.join(", "));
+            bail!(
+                "network = {:?} is not known; the networks are {}",
+                config.network,
+                names.join(", ")
+            );
         }
         let index = &config.index;
         if !(64..=1 << 20).contains(&index.memory_mb) {
-            bail!("index.memory_mb = {} must be from 64 to 1048576", index.memory_mb);
+            bail!(
+                "index.memory_mb = {} must be from 64 to 1048576",
+                index.memory_mb
+            );
         }
         if !(1..=1_000_000).contains(&index.undo_depth) {
-            bail!("index.undo_depth = {} must be from 1 to 1000000", index.undo_depth);
+            bail!(
+                "index.undo_depth = {} must be from 1 to 1000000",
+                index.undo_depth
+            );
         }
         if index.threads > 256 {
             bail!("index.threads = {} must be at most 256", index.threads);
         }
         if !(1..=10_000).contains(&index.batch_blocks) {
-            bail!("index.batch_blocks = {} must be from 1 to 10000", index.batch_blocks);
+            bail!(
+                "index.batch_blocks = {} must be from 1 to 10000",
+                index.batch_blocks
+            );
         }
         if !(32..=1_000_000).contains(&index.open_files) {
-            bail!("index.open_files = {} must be from 32 to 1000000", index.open_files);
+            bail!(
+                "index.open_files = {} must be from 32 to 1000000",
+                index.open_files
+            );
         }
         let node = &config.node;
         if node.user.is_some() != node.password.is_some() {
@@ -148,7 +168,11 @@ impl Config {
             memory: self.index.memory_mb << 20,
             commitment: self.index.commitment,
             undo_depth: self.index.undo_depth,
-            threads: if self.index.threads == 0 { defaults.threads } else { self.index.threads },
+            threads: if self.index.threads == 0 {
+                defaults.threads
+            } else {
+                self.index.threads
+            },
             batch_blocks: self.index.batch_blocks,
             open_files: self.index.open_files,
         }
@@ -180,12 +204,21 @@ mod tests {
     fn the_commented_default_is_the_default() {
         let written = Config::parse(COMMENTED_DEFAULT).unwrap();
         let bare = Config::parse("network = \"bitcoin\"").unwrap();
-        assert_eq!(format!("{:?}", written.options()), format!("{:?}", bare.options()));
+        assert_eq!(
+            format!("{:?}", written.options()),
+            format!("{:?}", bare.options())
+        );
         assert_eq!(written.dir(), bare.dir());
         // And with every setting switched on it is still understood.
         let all: String = COMMENTED_DEFAULT
             .lines()
-            .map(|l| if l.starts_with("#") && l.contains(" = ") { format!("{}\n", &l[1..]) } else { format!("{l}\n") })
+            .map(|l| {
+                if l.starts_with("#") && l.contains(" = ") {
+                    format!("{}\n", &l[1..])
+                } else {
+                    format!("{l}\n")
+                }
+            })
             .filter(|l| !l.starts_with("cookie"))
             .collect();
         let full = Config::parse(&all).unwrap();
@@ -198,7 +231,10 @@ mod tests {
             ("network = \"bitcoinn\"", "bitcoin-testnet4"),
             ("network = \"bitcoin\"\n[index]\nmemory_mb = 3", "from 64"),
             ("network = \"bitcoin\"\n[index]\nmemory = 3", "memory_mb"),
-            ("network = \"bitcoin\"\n[node]\nuser = \"a\"", "both or none"),
+            (
+                "network = \"bitcoin\"\n[node]\nuser = \"a\"",
+                "both or none",
+            ),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(word), "{error}");

@@ -45,7 +45,9 @@ pub enum FollowError {
         source: Box<weft_chain::Error>,
     },
     /// The source's chain leaves ours too far down.
-    #[error("{place} is on a chain that leaves the index's at height {fork}, {deep} blocks down; only {depth} can be undone (index.undo_depth)")]
+    #[error(
+        "{place} is on a chain that leaves the index's at height {fork}, {deep} blocks down; only {depth} can be undone (index.undo_depth)"
+    )]
     TooDeep {
         /// The source.
         place: String,
@@ -137,7 +139,9 @@ pub struct Follower {
 
 impl std::fmt::Debug for Follower {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Follower").field("source", &self.source).finish_non_exhaustive()
+        f.debug_struct("Follower")
+            .field("source", &self.source)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,9 +156,11 @@ impl Follower {
         let chain = source.chain();
         let preparer = store.preparer();
         let threads = options.threads;
-        let workers = Ordered::start(threads, 4 * threads + 4, move |(block, height): (Block, u32)| {
-            preparer.prepare(chain, &block, height)
-        })?;
+        let workers = Ordered::start(
+            threads,
+            4 * threads + 4,
+            move |(block, height): (Block, u32)| preparer.prepare(chain, &block, height),
+        )?;
         let fetching = FetchConfig {
             threads: source.parallel().min(threads.max(2)),
             window_bytes: (options.memory / 32).clamp(8 << 20, 64 << 20),
@@ -232,11 +238,22 @@ impl Follower {
                 self.workers.push((block?, next))?;
                 next += 1;
             }
-            let Some(prepared) = self.workers.pop() else { break };
+            let Some(prepared) = self.workers.pop() else {
+                break;
+            };
             let prepared = prepared??;
-            let (height, bytes, txs) = (prepared.height(), u64::from(prepared.size()), prepared.tx_count() as u64);
+            let (height, bytes, txs) = (
+                prepared.height(),
+                u64::from(prepared.size()),
+                prepared.tx_count() as u64,
+            );
             self.store.apply(prepared)?;
-            sink(Event::Progress { height, target: tip, bytes, txs });
+            sink(Event::Progress {
+                height,
+                target: tip,
+                bytes,
+                txs,
+            });
             if !catching_up || self.store.full() || self.batch_started.elapsed() > MAX_BATCH_AGE {
                 self.write(sink)?;
             }
@@ -278,7 +295,9 @@ impl Follower {
                 None => return Err(FollowError::NothingInCommon { place: place() }),
             },
         };
-        let fork_height = self.height_of(&fork)?.ok_or_else(|| FollowError::NothingInCommon { place: place() })?;
+        let fork_height = self
+            .height_of(&fork)?
+            .ok_or_else(|| FollowError::NothingInCommon { place: place() })?;
         if self.tree.get(&fork).is_none() || self.tree.len() > 4 * MAX_HEADERS {
             self.plant(fork_height)?;
         }
@@ -287,11 +306,19 @@ impl Follower {
         loop {
             let mut last = hashes.last().copied().unwrap_or(fork);
             for full in &headers {
-                let refuse = |e| FollowError::Header { place: place(), source: Box::new(e) };
+                let refuse = |e| FollowError::Header {
+                    place: place(),
+                    source: Box::new(e),
+                };
                 if full.header.prev != last {
-                    return Err(refuse(weft_chain::Error::Orphan { header: full.header.hash(), prev: full.header.prev }));
+                    return Err(refuse(weft_chain::Error::Orphan {
+                        header: full.header.hash(),
+                        prev: full.header.prev,
+                    }));
                 }
-                self.tree.insert(&full.header, full.auxpow.as_deref()).map_err(refuse)?;
+                self.tree
+                    .insert(&full.header, full.auxpow.as_deref())
+                    .map_err(refuse)?;
                 last = full.header.hash();
                 hashes.push(last);
             }
@@ -314,18 +341,31 @@ impl Follower {
 
     /// Takes blocks off down to `fork`.
     fn leave(&mut self, fork: u32, sink: &mut dyn FnMut(Event)) -> Result<(), FollowError> {
-        let Some(tip) = self.store.tip().map(|t| t.height).filter(|tip| *tip > fork) else { return Ok(()) };
+        let Some(tip) = self.store.tip().map(|t| t.height).filter(|tip| *tip > fork) else {
+            return Ok(());
+        };
         if tip - fork > self.undo_depth {
             let place = self.source.describe();
-            return Err(FollowError::TooDeep { place, fork, deep: tip - fork, depth: self.undo_depth });
+            return Err(FollowError::TooDeep {
+                place,
+                fork,
+                deep: tip - fork,
+                depth: self.undo_depth,
+            });
         }
         info!(from = tip, to = fork, "the chain reorganises");
         if self.store.pending() > 0 {
             self.write(sink)?;
         }
-        while self.store.tip().is_some_and(|t| t.height > fork) && !self.stop.load(Ordering::Relaxed) {
+        while self.store.tip().is_some_and(|t| t.height > fork)
+            && !self.stop.load(Ordering::Relaxed)
+        {
             if let Some(undone) = self.store.undo()? {
-                sink(Event::Undone { height: undone.height, hash: undone.hash, scripts: undone.scripts });
+                sink(Event::Undone {
+                    height: undone.height,
+                    hash: undone.hash,
+                    scripts: undone.scripts,
+                });
             }
         }
         Ok(())
@@ -337,24 +377,37 @@ impl Follower {
         if count == 0 {
             return Ok(());
         }
-        let durability = if count > CATCH_UP { Durability::Files } else { Durability::Log };
+        let durability = if count > CATCH_UP {
+            Durability::Files
+        } else {
+            Durability::Log
+        };
         let committed = self.store.commit(durability)?;
         self.batch_started = Instant::now();
         if let Some((height, hash)) = committed.blocks.last() {
             let scripts = (committed.blocks.len() == 1).then_some(committed.scripts);
-            sink(Event::Written { height: *height, hash: *hash, scripts });
+            sink(Event::Written {
+                height: *height,
+                hash: *hash,
+                scripts,
+            });
         }
         Ok(())
     }
 
     /// Hashes of our chain from the tip down, with growing gaps.
     fn locator(&self) -> Result<Vec<Hash>, FollowError> {
-        let Some(tip) = self.store.tip() else { return Ok(vec![self.chain.params().genesis_hash()]) };
+        let Some(tip) = self.store.tip() else {
+            return Ok(vec![self.chain.params().genesis_hash()]);
+        };
         let reader = self.store.reader();
         let mut out = vec![tip.hash];
         for height in locator_heights(tip.height) {
             // Blocks applied and not written yet are not there; the tip stands for them.
-            if let Some(row) = reader.header(height)?.filter(|row| Some(&row.hash) != out.last()) {
+            if let Some(row) = reader
+                .header(height)?
+                .filter(|row| Some(&row.hash) != out.last())
+            {
                 out.push(row.hash);
             }
         }
@@ -365,7 +418,11 @@ impl Follower {
         if let Some(tip) = self.store.tip().filter(|tip| tip.hash == *hash) {
             return Ok(Some(tip.height));
         }
-        Ok(self.store.reader().header_by_hash(hash)?.map(|(height, _)| height))
+        Ok(self
+            .store
+            .reader()
+            .header_by_hash(hash)?
+            .map(|(height, _)| height))
     }
 
     /// Grows a new tree from the index's headers around `height`.
@@ -375,14 +432,19 @@ impl Follower {
         }
         let reader = self.store.reader();
         let root = height.saturating_sub(LOOK_BACK);
-        let lacking = |height| weft_store::Error::Lacking { what: format!("the header at height {height}") };
+        let lacking = |height| weft_store::Error::Lacking {
+            what: format!("the header at height {height}"),
+        };
         let row = reader.header(root)?.ok_or_else(|| lacking(root))?;
         let mut tree = HeaderTree::from_root(self.chain, row.header, root, row.work);
         let tip = self.store.tip().map_or(height, |t| t.height);
         for height in root + 1..=tip {
             let row = reader.header(height)?.ok_or_else(|| lacking(height))?;
             tree.insert_trusted(&row.header)
-                .map_err(|e| FollowError::Header { place: format!("the index at height {height}, {}", hex(&row.hash)), source: Box::new(e) })?;
+                .map_err(|e| FollowError::Header {
+                    place: format!("the index at height {height}, {}", hex(&row.hash)),
+                    source: Box::new(e),
+                })?;
         }
         self.tree = tree;
         Ok(())

@@ -25,12 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub fn serve(address: SocketAddr, figures: Arc<Figures>, reader: Reader) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)?;
     let address = listener.local_addr()?;
-    std::thread::Builder::new().name("metrics".into()).spawn(move || {
-        for stream in listener.incoming().flatten() {
-            // A client that fails is gone; the next one is served.
-            let _ = answer(stream, &figures, &reader);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || {
+            for stream in listener.incoming().flatten() {
+                // A client that fails is gone; the next one is served.
+                let _ = answer(stream, &figures, &reader);
+            }
+        })?;
     Ok(address)
 }
 
@@ -52,37 +54,121 @@ fn answer(mut stream: TcpStream, figures: &Figures, reader: &Reader) -> io::Resu
     }
     let line = request.split(|b| *b == b'\r').next().unwrap_or_default();
     let (code, kind, body) = match line {
-        line if line.starts_with(b"GET /metrics ") => ("200 OK", "text/plain; version=0.0.4", prometheus(figures, reader)),
-        line if line.starts_with(b"GET /status ") => {
-            ("200 OK", "application/json", serde_json::to_string_pretty(&figures.snapshot())?)
-        }
-        _ => ("404 Not Found", "text/plain", "there is GET /metrics and GET /status\n".to_owned()),
+        line if line.starts_with(b"GET /metrics ") => (
+            "200 OK",
+            "text/plain; version=0.0.4",
+            prometheus(figures, reader),
+        ),
+        line if line.starts_with(b"GET /status ") => (
+            "200 OK",
+            "application/json",
+            serde_json::to_string_pretty(&figures.snapshot())?,
+        ),
+        _ => (
+            "404 Not Found",
+            "text/plain",
+            "there is GET /metrics and GET /status\n".to_owned(),
+        ),
     };
     stream.set_write_timeout(Some(PATIENCE))?;
-    write!(stream, "HTTP/1.1 {code}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())
+    write!(
+        stream,
+        "HTTP/1.1 {code}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )
 }
 
 fn prometheus(figures: &Figures, reader: &Reader) -> String {
     let mut out = String::new();
     let mut figure = |name: &str, kind: &str, help: &str, value: f64| {
-        let _ = writeln!(out, "# HELP weft_index_{name} {help}\n# TYPE weft_index_{name} {kind}\nweft_index_{name} {value}");
+        let _ = writeln!(
+            out,
+            "# HELP weft_index_{name} {help}\n# TYPE weft_index_{name} {kind}\nweft_index_{name} {value}"
+        );
     };
     let (bytes, blocks) = figures.rate();
-    figure("height", "gauge", "Height of the last block applied.", figures.height.load(Ordering::Relaxed).into());
-    figure("written_height", "gauge", "Height of the last block on disk.", figures.written.load(Ordering::Relaxed).into());
-    figure("source_height", "gauge", "Height of the source.", figures.target.load(Ordering::Relaxed).into());
-    figure("blocks_total", "counter", "Blocks applied.", figures.blocks.load(Ordering::Relaxed) as f64);
-    figure("block_bytes_total", "counter", "Bytes of the blocks applied.", figures.bytes.load(Ordering::Relaxed) as f64);
-    figure("transactions_total", "counter", "Transactions applied.", figures.txs.load(Ordering::Relaxed) as f64);
-    figure("blocks_undone_total", "counter", "Blocks taken off.", figures.undone.load(Ordering::Relaxed) as f64);
-    figure("source_errors_total", "counter", "Times the source failed.", figures.source_errors.load(Ordering::Relaxed) as f64);
-    figure("bytes_per_second", "gauge", "Speed of late, bytes of blocks.", bytes);
-    figure("blocks_per_second", "gauge", "Speed of late, blocks.", blocks);
-    figure("uptime_seconds", "gauge", "Time since the start.", figures.uptime().as_secs_f64());
-    figure("pending_compaction_bytes", "gauge", "Bytes compaction has yet to rewrite.", reader.pending_compaction() as f64);
-    let _ = writeln!(out, "# HELP weft_index_family_bytes Bytes of files by column family.\n# TYPE weft_index_family_bytes gauge");
+    figure(
+        "height",
+        "gauge",
+        "Height of the last block applied.",
+        figures.height.load(Ordering::Relaxed).into(),
+    );
+    figure(
+        "written_height",
+        "gauge",
+        "Height of the last block on disk.",
+        figures.written.load(Ordering::Relaxed).into(),
+    );
+    figure(
+        "source_height",
+        "gauge",
+        "Height of the source.",
+        figures.target.load(Ordering::Relaxed).into(),
+    );
+    figure(
+        "blocks_total",
+        "counter",
+        "Blocks applied.",
+        figures.blocks.load(Ordering::Relaxed) as f64,
+    );
+    figure(
+        "block_bytes_total",
+        "counter",
+        "Bytes of the blocks applied.",
+        figures.bytes.load(Ordering::Relaxed) as f64,
+    );
+    figure(
+        "transactions_total",
+        "counter",
+        "Transactions applied.",
+        figures.txs.load(Ordering::Relaxed) as f64,
+    );
+    figure(
+        "blocks_undone_total",
+        "counter",
+        "Blocks taken off.",
+        figures.undone.load(Ordering::Relaxed) as f64,
+    );
+    figure(
+        "source_errors_total",
+        "counter",
+        "Times the source failed.",
+        figures.source_errors.load(Ordering::Relaxed) as f64,
+    );
+    figure(
+        "bytes_per_second",
+        "gauge",
+        "Speed of late, bytes of blocks.",
+        bytes,
+    );
+    figure(
+        "blocks_per_second",
+        "gauge",
+        "Speed of late, blocks.",
+        blocks,
+    );
+    figure(
+        "uptime_seconds",
+        "gauge",
+        "Time since the start.",
+        figures.uptime().as_secs_f64(),
+    );
+    figure(
+        "pending_compaction_bytes",
+        "gauge",
+        "Bytes compaction has yet to rewrite.",
+        reader.pending_compaction() as f64,
+    );
+    let _ = writeln!(
+        out,
+        "# HELP weft_index_family_bytes Bytes of files by column family.\n# TYPE weft_index_family_bytes gauge"
+    );
     for (family, bytes) in reader.sizes() {
-        let _ = writeln!(out, "weft_index_family_bytes{{family=\"{}\"}} {bytes}", family.name());
+        let _ = writeln!(
+            out,
+            "weft_index_family_bytes{{family=\"{}\"}} {bytes}",
+            family.name()
+        );
     }
     out
 }

@@ -33,23 +33,33 @@ impl<I: Send + 'static, O: Send + 'static> Ordered<I, O> {
         let threads = (0..threads.max(1))
             .map(|n| {
                 let (queue, work) = (queue.clone(), work.clone());
-                std::thread::Builder::new().name(format!("prepare-{n}")).spawn(move || {
-                    loop {
-                        let job = queue.lock().map(|queue| queue.recv());
-                        let Ok(Ok((item, answer))) = job else { return };
-                        // Nobody waits for it when the pipeline is being taken down.
-                        let _ = answer.send(work(item));
-                    }
-                })
+                std::thread::Builder::new()
+                    .name(format!("prepare-{n}"))
+                    .spawn(move || {
+                        loop {
+                            let job = queue.lock().map(|queue| queue.recv());
+                            let Ok(Ok((item, answer))) = job else { return };
+                            // Nobody waits for it when the pipeline is being taken down.
+                            let _ = answer.send(work(item));
+                        }
+                    })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { jobs: Some(jobs), threads, waiting: VecDeque::new(), ahead: ahead.max(1) })
+        Ok(Self {
+            jobs: Some(jobs),
+            threads,
+            waiting: VecDeque::new(),
+            ahead: ahead.max(1),
+        })
     }
 
     /// Gives an item in.
     pub fn push(&mut self, item: I) -> Result<(), WorkerEnded> {
         let (answer, result) = sync_channel(1);
-        self.jobs.as_ref().and_then(|jobs| jobs.send((item, answer)).ok()).ok_or(WorkerEnded)?;
+        self.jobs
+            .as_ref()
+            .and_then(|jobs| jobs.send((item, answer)).ok())
+            .ok_or(WorkerEnded)?;
         self.waiting.push_back(result);
         Ok(())
     }

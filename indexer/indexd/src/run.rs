@@ -29,13 +29,22 @@ const MAX_PAUSE: Duration = Duration::from_secs(30);
 pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
     let chain = config.chain()?;
     let options = config.options();
-    std::fs::create_dir_all(config.dir()).with_context(|| format!("cannot make {}", config.dir().display()))?;
-    let store = Store::open(&config.database(), chain.params().genesis_hash(), options.clone())?;
+    std::fs::create_dir_all(config.dir())
+        .with_context(|| format!("cannot make {}", config.dir().display()))?;
+    let store = Store::open(
+        &config.database(),
+        chain.params().genesis_hash(),
+        options.clone(),
+    )?;
     let figures = Arc::new(Figures::default());
     if let Some(tip) = store.tip() {
         figures.height.store(tip.height, Ordering::Relaxed);
         figures.written.store(tip.height, Ordering::Relaxed);
-        info!(height = tip.height, hash = hex(&tip.hash), "the index is open");
+        info!(
+            height = tip.height,
+            hash = hex(&tip.hash),
+            "the index is open"
+        );
     } else {
         info!("the index is empty");
     }
@@ -133,13 +142,24 @@ impl Report {
             let style = ProgressStyle::with_template("{bar:30} {pos}/{len} blocks  {msg}");
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
-        Self { figures, dir: config.dir().into(), bar, last: Instant::now() - REPORT, at_tip: false }
+        Self {
+            figures,
+            dir: config.dir().into(),
+            bar,
+            last: Instant::now() - REPORT,
+            at_tip: false,
+        }
     }
 
     fn event(&mut self, event: &Event) {
         let figures = &self.figures;
         match event {
-            Event::Progress { height, target, bytes, txs } => {
+            Event::Progress {
+                height,
+                target,
+                bytes,
+                txs,
+            } => {
                 figures.height.store(*height, Ordering::Relaxed);
                 figures.target.store(*target, Ordering::Relaxed);
                 figures.blocks.fetch_add(1, Ordering::Relaxed);
@@ -158,8 +178,12 @@ impl Report {
             }
             Event::Undone { height, hash, .. } => {
                 figures.undone.fetch_add(1, Ordering::Relaxed);
-                figures.written.store(height.saturating_sub(1), Ordering::Relaxed);
-                figures.height.store(height.saturating_sub(1), Ordering::Relaxed);
+                figures
+                    .written
+                    .store(height.saturating_sub(1), Ordering::Relaxed);
+                figures
+                    .height
+                    .store(height.saturating_sub(1), Ordering::Relaxed);
                 info!(height, hash = hex(hash), "block taken off");
             }
         }
@@ -171,7 +195,9 @@ impl Report {
         if let Some(bar) = self.bar.as_ref().filter(|_| !self.at_tip) {
             bar.set_length(snapshot.target.into());
             bar.set_position(snapshot.height.into());
-            let left = snapshot.seconds_left.map_or_else(String::new, |s| format!("{} left", span(s)));
+            let left = snapshot
+                .seconds_left
+                .map_or_else(String::new, |s| format!("{} left", span(s)));
             bar.set_message(format!("{:.1} MB/s  {left}", snapshot.mb_per_second));
         }
         if !now && self.last.elapsed() < REPORT {
@@ -183,7 +209,13 @@ impl Report {
         }
         if self.bar.is_none() && !self.at_tip {
             let (height, target) = (snapshot.height, snapshot.target);
-            info!(height, target, mb_s = format!("{:.1}", snapshot.mb_per_second), seconds_left = snapshot.seconds_left, "catching up");
+            info!(
+                height,
+                target,
+                mb_s = format!("{:.1}", snapshot.mb_per_second),
+                seconds_left = snapshot.seconds_left,
+                "catching up"
+            );
         }
     }
 
@@ -193,7 +225,10 @@ impl Report {
             if let Some(bar) = &self.bar {
                 bar.finish_and_clear();
             }
-            info!(height = self.figures.height.load(Ordering::Relaxed), "at the source's tip");
+            info!(
+                height = self.figures.height.load(Ordering::Relaxed),
+                "at the source's tip"
+            );
         }
     }
 

@@ -87,7 +87,13 @@ impl Default for Figures {
             undone: AtomicU64::default(),
             source_errors: AtomicU64::default(),
             started: now,
-            rate: Mutex::new(Rate { at: now, bytes: 0, blocks: 0, bytes_per_second: 0.0, blocks_per_second: 0.0 }),
+            rate: Mutex::new(Rate {
+                at: now,
+                bytes: 0,
+                blocks: 0,
+                bytes_per_second: 0.0,
+                blocks_per_second: 0.0,
+            }),
             texts: Mutex::default(),
         }
     }
@@ -114,11 +120,17 @@ impl Figures {
     /// Bytes and blocks a second, smoothed over about ten seconds. To be called about once a second.
     pub fn rate(&self) -> (f64, f64) {
         let mut rate = self.rate.lock().unwrap_or_else(|e| e.into_inner());
-        let (now, bytes, blocks) = (Instant::now(), self.bytes.load(Ordering::Relaxed), self.blocks.load(Ordering::Relaxed));
+        let (now, bytes, blocks) = (
+            Instant::now(),
+            self.bytes.load(Ordering::Relaxed),
+            self.blocks.load(Ordering::Relaxed),
+        );
         let passed = now.duration_since(rate.at).as_secs_f64();
         if passed > 0.2 {
             let weight = 1.0 - (-passed / 10.0).exp();
-            let blend = |old: f64, new: u64, before: u64| old + weight * ((new - before) as f64 / passed - old);
+            let blend = |old: f64, new: u64, before: u64| {
+                old + weight * ((new - before) as f64 / passed - old)
+            };
             *rate = Rate {
                 at: now,
                 bytes,
@@ -134,11 +146,16 @@ impl Figures {
     pub fn snapshot(&self) -> Snapshot {
         let (bytes, blocks) = self.rate();
         let texts = self.texts.lock().unwrap_or_else(|e| e.into_inner()).clone();
-        let (height, target) = (self.height.load(Ordering::Relaxed), self.target.load(Ordering::Relaxed));
+        let (height, target) = (
+            self.height.load(Ordering::Relaxed),
+            self.target.load(Ordering::Relaxed),
+        );
         let left = target.saturating_sub(height);
         Snapshot {
             pid: std::process::id(),
-            time: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+            time: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |d| d.as_secs()),
             source: texts.source,
             passed_over: texts.passed_over,
             height,

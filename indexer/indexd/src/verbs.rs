@@ -62,10 +62,18 @@ pub(crate) enum Question {
 
 /// Writes the configuration file.
 pub(crate) fn init(path: &Path, network: &str) -> Result<()> {
-    let text = COMMENTED_DEFAULT.replacen("network = \"bitcoin\"", &format!("network = {network:?}"), 1);
+    let text = COMMENTED_DEFAULT.replacen(
+        "network = \"bitcoin\"",
+        &format!("network = {network:?}"),
+        1,
+    );
     Config::parse(&text)?;
-    let mut file = File::create_new(path)
-        .with_context(|| format!("cannot write {}; an existing file is never overwritten", path.display()))?;
+    let mut file = File::create_new(path).with_context(|| {
+        format!(
+            "cannot write {}; an existing file is never overwritten",
+            path.display()
+        )
+    })?;
     file.write_all(text.as_bytes())?;
     println!("wrote {}", path.display());
     Ok(())
@@ -77,11 +85,22 @@ pub(crate) fn check(config: &Config) -> Result<()> {
     println!("configuration: right, network {}", chain.params().name);
     let choice = choose(&config.settings(Duration::from_secs(2))?)?;
     let tip = choice.source.tip()?;
-    println!("source: {} at height {}", choice.source.describe(), tip.height);
-    choice.passed_over.iter().for_each(|why| println!("  not used: {why}"));
+    println!(
+        "source: {} at height {}",
+        choice.source.describe(),
+        tip.height
+    );
+    choice
+        .passed_over
+        .iter()
+        .for_each(|why| println!("  not used: {why}"));
     if config.database().exists() {
         let tip = reader(config)?.tip()?;
-        println!("database: {}, {}", config.database().display(), tip.map_or("empty".into(), |(h, _)| format!("height {h}")));
+        println!(
+            "database: {}, {}",
+            config.database().display(),
+            tip.map_or("empty".into(), |(h, _)| format!("height {h}"))
+        );
     } else {
         println!("database: {} will be made", config.database().display());
     }
@@ -97,7 +116,11 @@ pub(crate) fn status(config: &Config) -> Result<()> {
         Some((height, _)) => reader.header(height)?,
         None => None,
     };
-    let families: serde_json::Map<_, _> = reader.sizes().into_iter().map(|(f, n)| (f.name().to_owned(), n.into())).collect();
+    let families: serde_json::Map<_, _> = reader
+        .sizes()
+        .into_iter()
+        .map(|(f, n)| (f.name().to_owned(), n.into()))
+        .collect();
     let answer = json!({
         "network": config.network,
         "database": config.database(),
@@ -177,13 +200,20 @@ pub(crate) fn verify(config: &Config, offline: bool) -> Result<()> {
     let verified = verified?;
     println!("height {} {}", verified.height, hex(&verified.hash));
     println!("coins {}, amount {}", verified.coins, verified.amount);
-    println!("muhash of the rows {}: it is the one kept with the tip", hex(&verified.muhash));
+    println!(
+        "muhash of the rows {}: it is the one kept with the tip",
+        hex(&verified.muhash)
+    );
     if offline {
         return Ok(());
     }
     // A node without its coin-stats index goes through all its coins: minutes.
     let client = config.settings(Duration::from_secs(5))?.rpc_client();
-    let theirs: Value = match client.call_for("gettxoutsetinfo", json!(["muhash"]), Duration::from_secs(3600)) {
+    let theirs: Value = match client.call_for(
+        "gettxoutsetinfo",
+        json!(["muhash"]),
+        Duration::from_secs(3600),
+    ) {
         Ok(theirs) => theirs,
         Err(e) => {
             println!("not compared with the node: {e}");
@@ -192,10 +222,16 @@ pub(crate) fn verify(config: &Config, offline: bool) -> Result<()> {
     };
     let (block, muhash) = (theirs["bestblock"].as_str(), theirs["muhash"].as_str());
     if block != Some(&hex(&verified.hash)) {
-        println!("not compared with the node: it is at height {} by now", theirs["height"]);
+        println!(
+            "not compared with the node: it is at height {} by now",
+            theirs["height"]
+        );
         return Ok(());
     }
-    ensure!(muhash == Some(&hex(&verified.muhash)), "the node's coin set is another: its muhash is {muhash:?}");
+    ensure!(
+        muhash == Some(&hex(&verified.muhash)),
+        "the node's coin set is another: its muhash is {muhash:?}"
+    );
     println!("the node says the same");
     Ok(())
 }
@@ -207,7 +243,11 @@ pub(crate) fn compact(config: &Config) -> Result<()> {
     let total = |store: &Store| store.reader().sizes().iter().map(|(_, n)| n).sum::<u64>();
     let before = total(&store);
     store.compact(|family| println!("{} done", family.name()))?;
-    println!("{} MB before, {} MB after", before / 1_000_000, total(&store) / 1_000_000);
+    println!(
+        "{} MB before, {} MB after",
+        before / 1_000_000,
+        total(&store) / 1_000_000
+    );
     Ok(())
 }
 
@@ -218,11 +258,20 @@ pub(crate) fn export(config: &Config, path: &Path) -> Result<()> {
     let mut partial = path.as_os_str().to_owned();
     partial.push(".partial");
     let partial = PathBuf::from(partial);
-    ensure!(!path.exists(), "{} exists; name another file", path.display());
-    let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
+    ensure!(
+        !path.exists(),
+        "{} exists; name another file",
+        path.display()
+    );
+    let file =
+        File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
     let memory = config.options().memory / 2;
     let result = reader
-        .export(BufWriter::with_capacity(1 << 20, &file), config.chain()?.params().magic, memory)
+        .export(
+            BufWriter::with_capacity(1 << 20, &file),
+            config.chain()?.params().magic,
+            memory,
+        )
         .map_err(anyhow::Error::from)
         .and_then(|done| {
             file.sync_all()?;
@@ -232,17 +281,27 @@ pub(crate) fn export(config: &Config, path: &Path) -> Result<()> {
     let (base, coins) = result.inspect_err(|_| {
         let _ = std::fs::remove_file(&partial);
     })?;
-    println!("{coins} coins of block {} in {}", hex(&base), path.display());
+    println!(
+        "{coins} coins of block {} in {}",
+        hex(&base),
+        path.display()
+    );
     Ok(())
 }
 
 fn reader(config: &Config) -> Result<Reader> {
     let genesis = config.chain()?.params().genesis_hash();
-    Ok(Reader::open(&config.database(), &genesis, &config.options())?)
+    Ok(Reader::open(
+        &config.database(),
+        &genesis,
+        &config.options(),
+    )?)
 }
 
 fn bar(reader: &Reader) -> Result<Option<ProgressBar>> {
-    let Some((height, _)) = reader.tip()?.filter(|_| std::io::stderr().is_terminal()) else { return Ok(None) };
+    let Some((height, _)) = reader.tip()?.filter(|_| std::io::stderr().is_terminal()) else {
+        return Ok(None);
+    };
     let coins = reader.header(height)?.map_or(0, |row| row.totals.coins);
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} coins  {per_sec}  {eta} left")?;
     Ok(Some(ProgressBar::new(coins).with_style(style)))

@@ -21,39 +21,72 @@ fn every_verb_on_mainnet_blocks() {
         fs::copy(folder.join(name), bench.blocks("bitcoin").join(name)).unwrap();
     }
     let check = bench.run(&["check"]);
-    assert!(check.contains("4312") && check.contains("will be made"), "{check}");
+    assert!(
+        check.contains("4312") && check.contains("will be made"),
+        "{check}"
+    );
     assert!(bench.fail(&["status"]).contains("database"));
     bench.run(&["run", "--once"]);
 
-    let info: Value = serde_json::from_slice(&fs::read(core.join("gettxoutsetinfo.json")).unwrap()).unwrap();
+    let info: Value =
+        serde_json::from_slice(&fs::read(core.join("gettxoutsetinfo.json")).unwrap()).unwrap();
     let want = &info["muhash_by_height"].as_array().unwrap().last().unwrap();
     let status = bench.json(&["status"]);
     assert_eq!(status["tip"]["height"], 4312);
     assert_eq!(status["tip"]["muhash"], want["muhash"]);
     assert_eq!(status["tip"]["totals"]["coins"], want["txouts"]);
-    assert!(bench.run(&["verify", "--offline"]).contains(want["muhash"].as_str().unwrap()));
+    assert!(
+        bench
+            .run(&["verify", "--offline"])
+            .contains(want["muhash"].as_str().unwrap())
+    );
 
     // The first payment between people: block 170.
     let tx = "f4184fc596403b9d638783cf57adfe4c75c605f6356fbc91338530e9831e9e16";
     assert_eq!(bench.json(&["query", "tx", tx])["height"], 170);
     let coin = bench.json(&["query", "coin", &format!("{tx}:0")]);
-    assert_eq!((&coin["value"], &coin["height"]), (&Value::from(1_000_000_000), &Value::from(170)));
-    assert_eq!(bench.json(&["query", "coin", &format!("{tx}:1")]), Value::Null, "spent in block 181");
+    assert_eq!(
+        (&coin["value"], &coin["height"]),
+        (&Value::from(1_000_000_000), &Value::from(170))
+    );
+    assert_eq!(
+        bench.json(&["query", "coin", &format!("{tx}:1")]),
+        Value::Null,
+        "spent in block 181"
+    );
     // P2PK of block 9's coinbase, spent in block 170.
     let hal = weft_chain::script_hash(&[&[65][..], &pk(SATOSHI), &[0xac]].concat());
     let name = weft_chain::hash::hex(&hal);
     let history = bench.json(&["query", "history", &name]);
-    let heights: Vec<_> = history.as_array().unwrap().iter().map(|h| h["height"].as_u64().unwrap()).collect();
+    let heights: Vec<_> = history
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|h| h["height"].as_u64().unwrap())
+        .collect();
     assert_eq!(heights, [9, 170, 181, 182, 183, 248]);
     let unspents = bench.json(&["query", "unspents", &name]);
     let balance = bench.json(&["query", "balance", &name]);
     assert_eq!(balance["coins"], unspents.as_array().unwrap().len());
-    assert_eq!(bench.json(&["query", "block", "170"])["hash"], bench.json(&["query", "block", bench.json(&["query", "block", "170"])["hash"].as_str().unwrap()])["hash"]);
+    assert_eq!(
+        bench.json(&["query", "block", "170"])["hash"],
+        bench.json(&[
+            "query",
+            "block",
+            bench.json(&["query", "block", "170"])["hash"]
+                .as_str()
+                .unwrap()
+        ])["hash"]
+    );
 
     let dump = bench.path("coins.dat");
     bench.run(&["export", dump.to_str().unwrap()]);
     assert!(fs::read(&dump).unwrap() == fs::read(core.join("utxo-4312.dumptxoutset")).unwrap());
-    assert!(bench.fail(&["export", dump.to_str().unwrap()]).contains("exists"));
+    assert!(
+        bench
+            .fail(&["export", dump.to_str().unwrap()])
+            .contains("exists")
+    );
     bench.run(&["compact"]);
     bench.run(&["verify", "--offline"]);
     bench.run(&["run", "--once"]);
@@ -62,7 +95,9 @@ fn every_verb_on_mainnet_blocks() {
 const SATOSHI: &str = "0411db93e1dcdb8a016b49840f8c53bc1eb68a382e97b1482ecad7b148a6909a5cb2e0eaddfb84ccf9744464f82e160bfa9b8b64f9d4c03f999b8643f656b412a3";
 
 fn pk(hex: &str) -> Vec<u8> {
-    (0..65).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect()
+    (0..65)
+        .map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap())
+        .collect()
 }
 
 #[test]
@@ -71,14 +106,25 @@ fn init_writes_a_file_that_is_understood() {
     let path = dir.path().join("fresh.toml");
     let init = |network: &str| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_weft-indexd"));
-        let output = command.arg("--config").arg(&path).args(["init", "--network", network]).output().unwrap();
-        (output.status.success(), String::from_utf8(output.stderr).unwrap())
+        let output = command
+            .arg("--config")
+            .arg(&path)
+            .args(["init", "--network", network])
+            .output()
+            .unwrap();
+        (
+            output.status.success(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (done, said) = init("nocoin");
     assert!(!done && said.contains("nocoin") && !path.exists(), "{said}");
     let (done, said) = init("litecoin");
     assert!(done, "{said}");
-    assert_eq!(weft_indexd::config::Config::load(&path).unwrap().network, "litecoin");
+    assert_eq!(
+        weft_indexd::config::Config::load(&path).unwrap().network,
+        "litecoin"
+    );
     let (done, said) = init("litecoin");
     assert!(!done && said.contains("never overwritten"), "{said}");
 }
@@ -112,12 +158,22 @@ fn a_damaged_file_is_named_and_nothing_else_changes() {
     grower.append(&blocks);
     bench.run(&["run", "--once"]);
     bench.run(&["compact"]);
-    let files: Vec<_> = fs::read_dir(bench.path("weft-index/db")).unwrap().map(|e| e.unwrap().path()).collect();
-    let tables: Vec<_> = files.iter().filter(|p| p.extension().is_some_and(|e| e == "sst")).collect();
+    let files: Vec<_> = fs::read_dir(bench.path("weft-index/db"))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
+    let tables: Vec<_> = files
+        .iter()
+        .filter(|p| p.extension().is_some_and(|e| e == "sst"))
+        .collect();
     assert!(tables.len() >= 6);
     let mut named = 0;
     for table in &tables {
-        let file = fs::OpenOptions::new().read(true).write(true).open(table).unwrap();
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(table)
+            .unwrap();
         let mut bytes = [0; 8];
         file.read_exact_at(&mut bytes, 40).unwrap();
         file.write_all_at(&bytes.map(|b| !b), 40).unwrap();
@@ -154,16 +210,34 @@ fn a_full_disk_is_named_and_the_index_goes_on_later() {
          mount -o remount,size=64m {dir}; {run} verify --offline && echo intact; {run} run --once; echo second=$?; \
          {run} verify --offline; echo verified=$?; {run} status",
         dir = dir.display(),
-        run = format_args!("{} --config {}", env!("CARGO_BIN_EXE_weft-indexd"), bench.path("weft-indexd.toml").display()),
+        run = format_args!(
+            "{} --config {}",
+            env!("CARGO_BIN_EXE_weft-indexd"),
+            bench.path("weft-indexd.toml").display()
+        ),
     );
-    let output = std::process::Command::new("unshare").args(["-m", "sh", "-c", &script]).output().unwrap();
-    if output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare failed") {
+    let output = std::process::Command::new("unshare")
+        .args(["-m", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    if output.status.code() == Some(77)
+        || String::from_utf8_lossy(&output.stderr).contains("unshare failed")
+    {
         println!("SKIPPED a_full_disk_is_named_and_the_index_goes_on_later: no mounts here");
         return;
     }
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (said, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(said.contains("first=1"), "{said}{errors}");
-    assert!(errors.contains("disk full") || errors.contains("No space left"), "{errors}");
-    assert!(said.contains("second=0") && said.contains("verified=0"), "{said}{errors}");
+    assert!(
+        errors.contains("disk full") || errors.contains("No space left"),
+        "{errors}"
+    );
+    assert!(
+        said.contains("second=0") && said.contains("verified=0"),
+        "{said}{errors}"
+    );
     assert!(said.contains("\"height\": 1500"), "{said}");
 }

@@ -54,9 +54,15 @@ impl Reader {
     pub fn verify(&self, threads: usize, progress: impl Fn(u64) + Sync) -> Result<Verified> {
         let view = self.db.view();
         let tip = tip_of(&view)?;
-        let row = view.header_at(tip.height)?.ok_or_else(|| Error::Lacking { what: "the tip's header".into() })?;
+        let row = view.header_at(tip.height)?.ok_or_else(|| Error::Lacking {
+            what: "the tip's header".into(),
+        })?;
         let pieces = (tip.height + 1).min(threads.max(1) as u32 * 8);
-        let bound = |piece: u32| TxNum::first_of((u64::from(tip.height + 1) * u64::from(piece) / u64::from(pieces)) as u32);
+        let bound = |piece: u32| {
+            TxNum::first_of(
+                (u64::from(tip.height + 1) * u64::from(piece) / u64::from(pieces)) as u32,
+            )
+        };
         let (next, done, stop) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
         let worker = || -> Result<(MuHash3072, u64, u64)> {
             let (mut total, mut coins, mut amount) = (MuHash3072::new(), 0, 0);
@@ -83,7 +89,10 @@ impl Reader {
         };
         let results = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads.max(1)).map(|_| scope.spawn(worker)).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or(Err(Error::Worker))).collect::<Vec<_>>()
+            threads
+                .into_iter()
+                .map(|t| t.join().unwrap_or(Err(Error::Worker)))
+                .collect::<Vec<_>>()
         });
         let (mut set, mut coins, mut amount) = (MuHash3072::new(), 0, 0);
         for result in results {
@@ -94,7 +103,11 @@ impl Reader {
         }
         let muhash = set.finalize();
         if let Some(want) = row.muhash.filter(|want| *want != muhash) {
-            return Err(Error::Commitment { height: tip.height, rows: muhash, tip: want });
+            return Err(Error::Commitment {
+                height: tip.height,
+                rows: muhash,
+                tip: want,
+            });
         }
         if (coins, amount) != (row.totals.coins, row.totals.amount) {
             return Err(Error::Lacking {
@@ -112,10 +125,18 @@ impl Reader {
         }
         if (by_script, sum) != (coins, amount) {
             return Err(Error::Lacking {
-                what: format!("coins by script: {by_script} rows of {sum} in all, by outpoint {coins} of {amount}"),
+                what: format!(
+                    "coins by script: {by_script} rows of {sum} in all, by outpoint {coins} of {amount}"
+                ),
             });
         }
-        Ok(Verified { height: tip.height, hash: tip.hash, muhash, coins, amount })
+        Ok(Verified {
+            height: tip.height,
+            hash: tip.hash,
+            muhash,
+            coins,
+            amount,
+        })
     }
 
     /// A hash over the ordered coin set, as `gettxoutsetinfo` gives it, and the counts. `memory` bounds the bytes
@@ -131,7 +152,9 @@ impl Reader {
             Ok(())
         })?;
         match wrong {
-            Some(e) => Err(Error::Lacking { what: format!("order among the coins: {e}") }),
+            Some(e) => Err(Error::Lacking {
+                what: format!("order among the coins: {e}"),
+            }),
             None => Ok(hash.finish()),
         }
     }
@@ -141,11 +164,21 @@ impl Reader {
     pub fn export(&self, out: impl Write, magic: [u8; 4], memory: usize) -> Result<(Hash, u64)> {
         let view = self.db.view();
         let tip = tip_of(&view)?;
-        let row = view.header_at(tip.height)?.ok_or_else(|| Error::Lacking { what: "the tip's header".into() })?;
+        let row = view.header_at(tip.height)?.ok_or_else(|| Error::Lacking {
+            what: "the tip's header".into(),
+        })?;
         let io = |e: weft_chain::snapshot::SnapshotError| Error::Write(std::io::Error::other(e));
-        let preamble = Preamble { network: magic, block: tip.hash, coins: row.totals.coins };
+        let preamble = Preamble {
+            network: magic,
+            block: tip.hash,
+            coins: row.totals.coins,
+        };
         let mut writer = SnapshotWriter::new(out, &preamble).map_err(io)?;
-        each_in_order(&view, memory, |seen| writer.push(&seen.outpoint, seen.code(), seen.value, seen.script).map_err(io))?;
+        each_in_order(&view, memory, |seen| {
+            writer
+                .push(&seen.outpoint, seen.code(), seen.value, seen.script)
+                .map_err(io)
+        })?;
         writer.finish().map_err(io)?.flush()?;
         Ok((tip.hash, row.totals.coins))
     }
@@ -153,51 +186,90 @@ impl Reader {
 
 fn tip_of(view: &View<'_>) -> Result<TipRow> {
     let row = view.get(Family::Meta, meta::KEY_TIP)?;
-    let row = row.ok_or_else(|| Error::Lacking { what: "a tip: no block has been applied".into() })?;
+    let row = row.ok_or_else(|| Error::Lacking {
+        what: "a tip: no block has been applied".into(),
+    })?;
     Ok(TipRow::decode(&row)?)
 }
 
 /// Calls `each` with the coins of transactions from `start` up to but without `end`.
-fn each_coin(view: &View<'_>, start: TxNum, end: TxNum, mut each: impl FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+fn each_coin(
+    view: &View<'_>,
+    start: TxNum,
+    end: TxNum,
+    mut each: impl FnMut(Seen<'_>) -> Result<()>,
+) -> Result<()> {
     let mut rows = view.range(Family::Coins, &start.to_bytes(), Some(&end.to_bytes()));
     let mut chunk: Option<([u8; 5], Vec<Hash>)> = None;
     while let Some((key, value)) = rows.next()? {
         let (txnum, vout) = coin::read_key(key)?;
         let (value, script) = coin::read_value(key, value)?;
         let chunk_key = tx::chunk_key(txnum);
-        let lacking = || Error::Lacking { what: format!("the id of transaction {} at height {}", txnum.index(), txnum.height()) };
+        let lacking = || Error::Lacking {
+            what: format!(
+                "the id of transaction {} at height {}",
+                txnum.index(),
+                txnum.height()
+            ),
+        };
         if chunk.as_ref().is_none_or(|(key, _)| *key != chunk_key) {
             let row = view.get(Family::Txs, &chunk_key)?.ok_or_else(lacking)?;
             chunk = Some((chunk_key, Chunk::read(&chunk_key, &row)?.txids().to_vec()));
         }
-        let txid = chunk.as_ref().and_then(|(_, ids)| ids.get(txnum.index() as usize % tx::CHUNK)).ok_or_else(lacking)?;
-        each(Seen { outpoint: OutPoint { txid: *txid, vout }, txnum, value, script: &script })?;
+        let txid = chunk
+            .as_ref()
+            .and_then(|(_, ids)| ids.get(txnum.index() as usize % tx::CHUNK))
+            .ok_or_else(lacking)?;
+        each(Seen {
+            outpoint: OutPoint { txid: *txid, vout },
+            txnum,
+            value,
+            script: &script,
+        })?;
     }
     Ok(())
 }
 
 /// Calls `each` with all coins in order of transaction id, then output. Takes as many passes as
 /// `memory` bytes need, each over one range of ids.
-fn each_in_order(view: &View<'_>, memory: usize, mut each: impl FnMut(Seen<'_>) -> Result<()>) -> Result<()> {
+fn each_in_order(
+    view: &View<'_>,
+    memory: usize,
+    mut each: impl FnMut(Seen<'_>) -> Result<()>,
+) -> Result<()> {
     let tip = tip_of(view)?;
-    let coins = view.header_at(tip.height)?.map_or(0, |row| row.totals.coins);
+    let coins = view
+        .header_at(tip.height)?
+        .map_or(0, |row| row.totals.coins);
     // An entry with its script on the heap; the list may be twice as long as what is in it.
     const ENTRY: u64 = 256;
-    let passes = (coins * ENTRY).div_ceil(memory.max(1 << 20) as u64).clamp(1, 1 << 16);
+    let passes = (coins * ENTRY)
+        .div_ceil(memory.max(1 << 20) as u64)
+        .clamp(1, 1 << 16);
     let bound = |pass: u64| pass * (1 << 16) / passes;
     for pass in 0..passes {
         let ids = bound(pass)..bound(pass + 1);
         let mut list: Vec<(OutPoint, TxNum, u64, Box<[u8]>)> = Vec::new();
-        each_coin(view, TxNum::first_of(0), TxNum::first_of(tip.height + 1), |seen| {
-            let id = &seen.outpoint.txid;
-            if ids.contains(&u64::from(u16::from_be_bytes([id[0], id[1]]))) {
-                list.push((seen.outpoint, seen.txnum, seen.value, seen.script.into()));
-            }
-            Ok(())
-        })?;
+        each_coin(
+            view,
+            TxNum::first_of(0),
+            TxNum::first_of(tip.height + 1),
+            |seen| {
+                let id = &seen.outpoint.txid;
+                if ids.contains(&u64::from(u16::from_be_bytes([id[0], id[1]]))) {
+                    list.push((seen.outpoint, seen.txnum, seen.value, seen.script.into()));
+                }
+                Ok(())
+            },
+        )?;
         list.sort_unstable_by_key(|(outpoint, ..)| *outpoint);
         for (outpoint, txnum, value, script) in &list {
-            each(Seen { outpoint: *outpoint, txnum: *txnum, value: *value, script })?;
+            each(Seen {
+                outpoint: *outpoint,
+                txnum: *txnum,
+                value: *value,
+                script,
+            })?;
         }
     }
     Ok(())

@@ -23,7 +23,11 @@ const FRESH: u64 = 1 << 63;
 impl Cached {
     /// A coin; `fresh` if it is not on disk.
     pub(crate) fn new(txnum: TxNum, body: Body, script: ScriptKey, fresh: bool) -> Self {
-        Self { body, packed: txnum.to_u64() | if fresh { FRESH } else { 0 }, script }
+        Self {
+            body,
+            packed: txnum.to_u64() | if fresh { FRESH } else { 0 },
+            script,
+        }
     }
 
     pub(crate) fn txnum(&self) -> TxNum {
@@ -50,7 +54,11 @@ impl CoinCache {
     /// At most about `limit` bytes, as long as [`CoinCache::settle`] is called when
     /// [`CoinCache::full`] says so.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { coins: HashMap::new(), heap: 0, limit }
+        Self {
+            coins: HashMap::new(),
+            heap: 0,
+            limit,
+        }
     }
 
     /// Whether the fresh coins have to be written so that room can be made. A table doubles when
@@ -106,14 +114,20 @@ impl CoinCache {
 
     /// [`CoinCache::settle`] for all fresh coins.
     pub(crate) fn settle_all(&mut self) {
-        self.coins.values_mut().for_each(|coin| coin.packed &= !FRESH);
+        self.coins
+            .values_mut()
+            .for_each(|coin| coin.packed &= !FRESH);
     }
 
     /// Drops the older half of the coins on disk if there is little room left.
     pub(crate) fn shrink(&mut self) {
         let room = self.limit / SLOT;
         // The table's next doubling must not pass the limit.
-        let most = if self.coins.capacity() * 2 * SLOT > self.limit { self.coins.capacity() } else { room };
+        let most = if self.coins.capacity() * 2 * SLOT > self.limit {
+            self.coins.capacity()
+        } else {
+            room
+        };
         if self.coins.len() + self.heap / SLOT < most.min(room) / 4 * 3 {
             return;
         }

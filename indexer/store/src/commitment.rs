@@ -50,17 +50,26 @@ impl Workers {
         let threads = (0..count.max(1))
             .filter_map(|n| {
                 let queue = queue.clone();
-                std::thread::Builder::new().name(format!("muhash-{n}")).spawn(move || work(&queue)).ok()
+                std::thread::Builder::new()
+                    .name(format!("muhash-{n}"))
+                    .spawn(move || work(&queue))
+                    .ok()
             })
             .collect();
-        Self { jobs: Some(jobs), threads }
+        Self {
+            jobs: Some(jobs),
+            threads,
+        }
     }
 
     /// Has the product of `coins` computed as a denominator.
     pub(crate) fn remove(&self, coins: Vec<Leaving>) -> Result<Pending> {
         let (answer, pending) = sync_channel(1);
         let job = Job { coins, answer };
-        self.jobs.as_ref().and_then(|jobs| jobs.send(job).ok()).ok_or(Error::Worker)?;
+        self.jobs
+            .as_ref()
+            .and_then(|jobs| jobs.send(job).ok())
+            .ok_or(Error::Worker)?;
         Ok(Pending(pending))
     }
 }
@@ -91,7 +100,12 @@ pub(crate) fn product_of(coins: &[Leaving]) -> MuHash3072 {
     let mut batch = MuBatch::new();
     for (outpoint, txnum, body) in coins {
         if let Some((value, script)) = body.decode() {
-            batch.remove_coin(outpoint, coin::code(txnum.height(), txnum.index() == 0), value, &script);
+            batch.remove_coin(
+                outpoint,
+                coin::code(txnum.height(), txnum.index() == 0),
+                value,
+                &script,
+            );
         }
     }
     batch.finish()
@@ -132,9 +146,15 @@ impl SetNumber {
             numerators.push(self.0.clone());
             denominator.mul(removed);
         }
-        let mut inverse = if denominator == Num3072::ONE { Num3072::ONE } else { denominator.inverse() };
+        let mut inverse = if denominator == Num3072::ONE {
+            Num3072::ONE
+        } else {
+            denominator.inverse()
+        };
         let mut hashes = vec![[0; 32]; changes.len()];
-        for (i, (mut number, (_, removed))) in numerators.into_iter().zip(&changes).enumerate().rev() {
+        for (i, (mut number, (_, removed))) in
+            numerators.into_iter().zip(&changes).enumerate().rev()
+        {
             number.mul(&inverse);
             hashes[i] = sha256(&number.to_bytes());
             if i + 1 == changes.len() {
@@ -175,7 +195,9 @@ mod tests {
             .map(|h| {
                 let mut change = MuHash3072::new();
                 (0..5).for_each(|i| change.insert(&[h, i]));
-                (0..3).filter(|_| h > 0).for_each(|i| change.remove(&[h - 1, i]));
+                (0..3)
+                    .filter(|_| h > 0)
+                    .for_each(|i| change.remove(&[h - 1, i]));
                 change
             })
             .collect()
@@ -195,7 +217,11 @@ mod tests {
         assert_eq!(whole.hash(), stepped.hash());
         for (i, change) in changes.iter().enumerate().rev() {
             whole.retreat(change);
-            let before = if i == 0 { SetNumber::empty().hash() } else { hashes[i - 1] };
+            let before = if i == 0 {
+                SetNumber::empty().hash()
+            } else {
+                hashes[i - 1]
+            };
             assert_eq!(whole.hash(), before);
         }
     }

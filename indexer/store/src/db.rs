@@ -8,8 +8,8 @@
 use std::path::{Path, PathBuf};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, FlushOptions,
-    ReadOptions, SliceTransform, WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, FlushOptions, ReadOptions, SliceTransform, WriteBatch, WriteOptions,
 };
 
 use crate::error::{Error, Result, named};
@@ -73,17 +73,24 @@ pub(crate) struct Db {
 
 impl std::fmt::Debug for Db {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Db").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Db")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
 impl Db {
     /// Opens the database in `path`, making it and the folder if there is none.
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Self> {
-        std::fs::create_dir_all(path)
-            .map_err(|e| Error::Open { path: path.into(), why: format!("the folder cannot be made: {e}") })?;
+        std::fs::create_dir_all(path).map_err(|e| Error::Open {
+            path: path.into(),
+            why: format!("the folder cannot be made: {e}"),
+        })?;
         let raw = DB::open_cf_descriptors(&database_tuning(options), path, families(options));
-        Ok(Self { raw: raw.map_err(|e| cannot_open(path, &e))?, path: path.into() })
+        Ok(Self {
+            raw: raw.map_err(|e| cannot_open(path, &e))?,
+            path: path.into(),
+        })
     }
 
     /// Opens the database in `path` for reading, also while another process writes it: what is
@@ -95,11 +102,16 @@ impl Db {
         // Files that the writer's compaction deletes stay readable as long as they are open.
         tuning.set_max_open_files(-1);
         let raw = DB::open_cf_descriptors_read_only(&tuning, path, families(options), false);
-        Ok(Self { raw: raw.map_err(|e| cannot_open(path, &e))?, path: path.into() })
+        Ok(Self {
+            raw: raw.map_err(|e| cannot_open(path, &e))?,
+            path: path.into(),
+        })
     }
 
     fn cf(&self, family: Family) -> &ColumnFamily {
-        self.raw.cf_handle(family.name()).expect("all families are opened")
+        self.raw
+            .cf_handle(family.name())
+            .expect("all families are opened")
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -115,21 +127,36 @@ impl Db {
     }
 
     pub(crate) fn view(&self) -> View<'_> {
-        View { db: self, snapshot: self.raw.snapshot() }
+        View {
+            db: self,
+            snapshot: self.raw.snapshot(),
+        }
     }
 
     /// Writes a batch through the log and waits until it is on disk.
     pub(crate) fn write_synced(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.raw.write_opt(batch, &options).map_err(|e| named(&e, "writing a block"))
+        self.raw
+            .write_opt(batch, &options)
+            .map_err(|e| named(&e, "writing a block"))
+    }
+
+    /// Writes a batch through the log. A dying process does not lose it; a dying machine may, and then has
+    /// the state before it.
+    pub(crate) fn write_logged(&self, batch: WriteBatch) -> Result<()> {
+        self.raw
+            .write(batch)
+            .map_err(|e| named(&e, "writing a block"))
     }
 
     /// Writes a large batch past the log and waits until it is on disk in files of its own.
     pub(crate) fn write_flushed(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.raw.write_opt(batch, &options).map_err(|e| named(&e, "writing a batch of blocks"))?;
+        self.raw
+            .write_opt(batch, &options)
+            .map_err(|e| named(&e, "writing a batch of blocks"))?;
         self.flush()
     }
 
@@ -138,7 +165,9 @@ impl Db {
         let families = Family::ALL.map(|f| self.cf(f));
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.raw.flush_cfs_opt(&families, &options).map_err(|e| named(&e, "flushing a batch of blocks"))
+        self.raw
+            .flush_cfs_opt(&families, &options)
+            .map_err(|e| named(&e, "flushing a batch of blocks"))
     }
 
     /// Compacts everything.
@@ -146,8 +175,11 @@ impl Db {
         self.flush()?;
         for family in Family::ALL {
             let mut options = rocksdb::CompactOptions::default();
-            options.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::ForceOptimized);
-            self.raw.compact_range_cf_opt(self.cf(family), None::<&[u8]>, None::<&[u8]>, &options);
+            options.set_bottommost_level_compaction(
+                rocksdb::BottommostLevelCompaction::ForceOptimized,
+            );
+            self.raw
+                .compact_range_cf_opt(self.cf(family), None::<&[u8]>, None::<&[u8]>, &options);
             done(family);
         }
         // The call above has no result: an error shows as the state of the database.
@@ -166,11 +198,18 @@ impl Db {
 
     /// Bytes that compaction still has to rewrite.
     pub(crate) fn pending_compaction_bytes(&self) -> u64 {
-        Family::ALL.iter().map(|f| self.property(*f, "rocksdb.estimate-pending-compaction-bytes")).sum()
+        Family::ALL
+            .iter()
+            .map(|f| self.property(*f, "rocksdb.estimate-pending-compaction-bytes"))
+            .sum()
     }
 
     fn property(&self, family: Family, name: &str) -> u64 {
-        self.raw.property_int_value_cf(self.cf(family), name).ok().flatten().unwrap_or(0)
+        self.raw
+            .property_int_value_cf(self.cf(family), name)
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 }
 
@@ -182,7 +221,9 @@ pub(crate) struct View<'a> {
 
 impl View<'_> {
     pub(crate) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>> {
-        self.snapshot.get_cf(self.db.cf(family), key).map_err(|e| named(&e, "reading a row"))
+        self.snapshot
+            .get_cf(self.db.cf(family), key)
+            .map_err(|e| named(&e, "reading a row"))
     }
 
     /// Several rows at once; `keys` in rising order.
@@ -231,11 +272,17 @@ impl View<'_> {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
         options.set_prefix_same_as_start(true);
-        Cursor { iter: self.db.raw.raw_iterator_cf_opt(self.db.cf(family), options) }
+        Cursor {
+            iter: self.db.raw.raw_iterator_cf_opt(self.db.cf(family), options),
+        }
     }
 
     /// The last row whose key is not after `key`.
-    pub(crate) fn at_or_before(&self, family: Family, key: &[u8]) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+    pub(crate) fn at_or_before(
+        &self,
+        family: Family,
+        key: &[u8],
+    ) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
         options.set_total_order_seek(true);
@@ -250,7 +297,10 @@ impl View<'_> {
         options.set_total_order_seek(true);
         let mut iter = self.db.raw.raw_iterator_cf_opt(self.db.cf(family), options);
         iter.seek(start);
-        Rows { iter, started: false }
+        Rows {
+            iter,
+            started: false,
+        }
     }
 }
 
@@ -282,7 +332,11 @@ pub(crate) struct Cursor<'a> {
 
 impl Cursor<'_> {
     /// Calls `each` with the keys that begin with `prefix`.
-    pub(crate) fn keys(&mut self, prefix: &[u8], mut each: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) fn keys(
+        &mut self,
+        prefix: &[u8],
+        mut each: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         self.iter.seek(prefix);
         while let Some(key) = self.iter.key().filter(|k| k.starts_with(prefix)) {
             each(key)?;
@@ -308,7 +362,10 @@ fn families(options: &Options) -> [ColumnFamilyDescriptor; Family::ALL.len()] {
 fn cannot_open(path: &Path, e: &rocksdb::Error) -> Error {
     match named(e, "opening") {
         named @ (Error::DiskFull { .. } | Error::Corrupted { .. }) => named,
-        _ => Error::Open { path: path.into(), why: e.to_string() },
+        _ => Error::Open {
+            path: path.into(),
+            why: e.to_string(),
+        },
     }
 }
 

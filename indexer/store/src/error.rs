@@ -21,7 +21,9 @@ pub enum Error {
         why: String,
     },
     /// The disk is full. What was being written is not there; make room and start again.
-    #[error("disk full while {doing}: {detail}; nothing of this batch was kept, make room and start again")]
+    #[error(
+        "disk full while {doing}: {detail}; nothing of this batch was kept, make room and start again"
+    )]
     DiskFull {
         /// What was being done.
         doing: &'static str,
@@ -29,7 +31,9 @@ pub enum Error {
         detail: String,
     },
     /// Bytes on disk are not what was written.
-    #[error("corrupted database, found while {doing}: {detail}; restore the folder from a copy or build it anew")]
+    #[error(
+        "corrupted database, found while {doing}: {detail}; restore the folder from a copy or build it anew"
+    )]
     Corrupted {
         /// What was being done.
         doing: &'static str,
@@ -82,7 +86,9 @@ pub enum Error {
         want: Hash,
     },
     /// An input spends what is not there.
-    #[error("block {height}, transaction {index}: it spends {outpoint}, which is no unspent output at this point")]
+    #[error(
+        "block {height}, transaction {index}: it spends {outpoint}, which is no unspent output at this point"
+    )]
     MissingCoin {
         /// Height of the block.
         height: u32,
@@ -102,7 +108,9 @@ pub enum Error {
         txid: Hash,
     },
     /// The block has more transactions, or the chain is longer, than rows can name.
-    #[error("block {height} has {txs} transactions; at most 65536 in a block, and heights below 16777216, can be stored")]
+    #[error(
+        "block {height} has {txs} transactions; at most 65536 in a block, and heights below 16777216, can be stored"
+    )]
     TooMany {
         /// Height of the block.
         height: u32,
@@ -110,7 +118,9 @@ pub enum Error {
         txs: usize,
     },
     /// There is nothing to go back to.
-    #[error("cannot go back from height {height}: undo data are kept for the last {depth} blocks only; build the index anew")]
+    #[error(
+        "cannot go back from height {height}: undo data are kept for the last {depth} blocks only; build the index anew"
+    )]
     NoUndo {
         /// Height of the tip.
         height: u32,
@@ -144,7 +154,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Names an error of RocksDB by what it is.
 pub(crate) fn named(e: &rocksdb::Error, doing: &'static str) -> Error {
     let detail = e.to_string();
-    let full = ["No space left", "NoSpace", "Disk quota exceeded", "File too large"];
+    let full = [
+        "No space left",
+        "NoSpace",
+        "Disk quota exceeded",
+        "File too large",
+    ];
     match e.kind() {
         _ if full.iter().any(|words| detail.contains(words)) => Error::DiskFull { doing, detail },
         rocksdb::ErrorKind::Corruption => Error::Corrupted { doing, detail },

@@ -25,17 +25,29 @@ impl View<'_> {
         let mut chunks: Vec<(&[u8; 5], Vec<Hash>)> = Vec::with_capacity(keys.len());
         for keys in keys.chunks(256) {
             for (key, value) in keys.iter().zip(self.get_sorted(Family::Txs, keys)?) {
-                let value = value.ok_or_else(|| Error::Lacking { what: format!("the transaction ids under {key:02x?}") })?;
+                let value = value.ok_or_else(|| Error::Lacking {
+                    what: format!("the transaction ids under {key:02x?}"),
+                })?;
                 chunks.push((key, Chunk::read(key, &value)?.txids().to_vec()));
             }
         }
         let id = |n: &TxNum| {
-            let at = chunks.binary_search_by_key(&&tx::chunk_key(*n), |(key, _)| key).ok()?;
+            let at = chunks
+                .binary_search_by_key(&&tx::chunk_key(*n), |(key, _)| key)
+                .ok()?;
             chunks[at].1.get(n.index() as usize % tx::CHUNK).copied()
         };
         txnums
             .iter()
-            .map(|n| id(n).ok_or_else(|| Error::Lacking { what: format!("the id of transaction {} at height {}", n.index(), n.height()) }))
+            .map(|n| {
+                id(n).ok_or_else(|| Error::Lacking {
+                    what: format!(
+                        "the id of transaction {} at height {}",
+                        n.index(),
+                        n.height()
+                    ),
+                })
+            })
             .collect()
     }
 
@@ -43,16 +55,26 @@ impl View<'_> {
     /// broken or a fully spent transaction was repeated.
     pub(crate) fn txnums(&self, txid: &Hash) -> Result<Vec<TxNum>> {
         let mut candidates = Vec::new();
-        self.cursor(Family::Txids).keys(&txid[..tx::PREFIX], |key| {
-            candidates.push(tx::read_txid_key(key)?);
-            Ok(())
-        })?;
+        self.cursor(Family::Txids)
+            .keys(&txid[..tx::PREFIX], |key| {
+                candidates.push(tx::read_txid_key(key)?);
+                Ok(())
+            })?;
         let ids = self.txids(&candidates)?;
-        Ok(candidates.into_iter().zip(ids).filter(|(_, id)| id == txid).map(|(n, _)| n).collect())
+        Ok(candidates
+            .into_iter()
+            .zip(ids)
+            .filter(|(_, id)| id == txid)
+            .map(|(n, _)| n)
+            .collect())
     }
 
     /// Coins by outpoint, `None` where there is none; with several of one outpoint, the youngest.
-    pub(crate) fn coins(&self, outpoints: &[OutPoint], gone: impl Fn(TxNum, u32) -> bool) -> Result<Vec<Option<Found>>> {
+    pub(crate) fn coins(
+        &self,
+        outpoints: &[OutPoint],
+        gone: impl Fn(TxNum, u32) -> bool,
+    ) -> Result<Vec<Option<Found>>> {
         let mut order: Vec<usize> = (0..outpoints.len()).collect();
         order.sort_unstable_by_key(|i| outpoints[*i]);
         let mut cursor = self.cursor(Family::Txids);
@@ -75,7 +97,10 @@ impl View<'_> {
             last = Some((prefix, start..candidates.len()));
         }
         candidates.retain(|(txnum, i)| !gone(*txnum, outpoints[*i].vout));
-        let mut keyed: Vec<_> = candidates.into_iter().map(|(n, i)| (coin::key(n, outpoints[i].vout), n, i)).collect();
+        let mut keyed: Vec<_> = candidates
+            .into_iter()
+            .map(|(n, i)| (coin::key(n, outpoints[i].vout), n, i))
+            .collect();
         keyed.sort_unstable();
         let keys: Vec<&[u8]> = keyed.iter().map(|(key, ..)| &key[..]).collect();
         let mut there = Vec::with_capacity(keyed.len());

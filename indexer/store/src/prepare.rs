@@ -100,9 +100,13 @@ impl Preparer {
     /// can be stored.
     pub fn prepare(&self, chain: &dyn Chain, block: &Block, height: u32) -> Result<Prepared> {
         let coinbase_counts = height > 0 && !chain.bip30_unspendable(height, block.hash());
-        let too_many = || Error::TooMany { height, txs: block.len() };
+        let too_many = || Error::TooMany {
+            height,
+            txs: block.len(),
+        };
         TxNum::new(height, (block.len() - 1) as u32).ok_or_else(too_many)?;
-        let numbered = |index: u32| TxNum::from_low_bits(TxNum::first_of(height).to_u64() | u64::from(index));
+        let numbered =
+            |index: u32| TxNum::from_low_bits(TxNum::first_of(height).to_u64() | u64::from(index));
 
         let mut made = Vec::with_capacity(block.output_count());
         let mut first_output = Vec::with_capacity(block.len() + 1);
@@ -111,9 +115,16 @@ impl Preparer {
         for tx in block.txs() {
             first_output.push(made.len());
             let place = tx.position();
-            spans.push(Span { offset: place.start as u32, len: place.len() as u32 });
+            spans.push(Span {
+                offset: place.start as u32,
+                len: place.len() as u32,
+            });
             if by_txid.insert(tx.txid(), tx.index()).is_some() {
-                return Err(Error::Bip30 { height, index: tx.index(), txid: *tx.txid() });
+                return Err(Error::Bip30 {
+                    height,
+                    index: tx.index(),
+                    txid: *tx.txid(),
+                });
             }
             made.extend(tx.outputs().zip(0..).map(|(output, vout)| Made {
                 txnum: numbered(tx.index()),
@@ -132,18 +143,33 @@ impl Preparer {
         for tx in block.txs().skip(1) {
             for input in tx.inputs() {
                 let outpoint = input.prevout;
-                let missing = || Error::MissingCoin { height, index: tx.index(), outpoint };
+                let missing = || Error::MissingCoin {
+                    height,
+                    index: tx.index(),
+                    outpoint,
+                };
                 let Some(&maker) = by_txid.get(&outpoint.txid) else {
                     if !seen.insert(outpoint) {
                         return Err(missing());
                     }
-                    spends.push(Spend { txnum: numbered(tx.index()), outpoint });
+                    spends.push(Spend {
+                        txnum: numbered(tx.index()),
+                        outpoint,
+                    });
                     continue;
                 };
-                let (first, end) = (first_output[maker as usize], first_output[maker as usize + 1]);
+                let (first, end) = (
+                    first_output[maker as usize],
+                    first_output[maker as usize + 1],
+                );
                 let at = first + outpoint.vout as usize;
                 // A coinbase has to mature: nothing of this block can spend it.
-                if maker == 0 || maker >= tx.index() || at >= end || made[at].spent || is_unspendable(made[at].script) {
+                if maker == 0
+                    || maker >= tx.index()
+                    || at >= end
+                    || made[at].spent
+                    || is_unspendable(made[at].script)
+                {
                     return Err(missing());
                 }
                 made[at].spent = true;
@@ -169,9 +195,17 @@ impl Preparer {
                 passing.push(script);
                 continue;
             }
-            let outpoint = OutPoint { txid: *output.txid, vout: output.vout };
+            let outpoint = OutPoint {
+                txid: *output.txid,
+                vout: output.vout,
+            };
             if self.commitment {
-                batch.insert_coin(&outpoint, coin::code(height, coinbase), output.value, output.script);
+                batch.insert_coin(
+                    &outpoint,
+                    coin::code(height, coinbase),
+                    output.value,
+                    output.script,
+                );
             }
             creates.push(Create {
                 outpoint,
@@ -182,7 +216,11 @@ impl Preparer {
                 value: output.value,
             });
         }
-        touches.extend(within.iter().filter_map(|(at, spender)| Some(Touch::new(*keys.get(at)?, numbered(*spender)))));
+        touches.extend(
+            within
+                .iter()
+                .filter_map(|(at, spender)| Some(Touch::new(*keys.get(at)?, numbered(*spender)))),
+        );
         passing.sort_unstable();
         passing.dedup();
         Ok(Prepared {

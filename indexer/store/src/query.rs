@@ -78,7 +78,10 @@ impl Reader {
         let db = Arc::new(Db::open_read_only(path, options)?);
         let found = identity(&db.view(), path, genesis)?;
         let Some((salt, _)) = found else {
-            return Err(Error::Open { path: path.into(), why: "it is empty; `run` fills it".into() });
+            return Err(Error::Open {
+                path: path.into(),
+                why: "it is empty; `run` fills it".into(),
+            });
         };
         Ok(Self::new(db, salt))
     }
@@ -91,7 +94,10 @@ impl Reader {
     /// Height and hash of the last block written.
     pub fn tip(&self) -> Result<Option<(u32, Hash)>> {
         let row = self.db.view().get(Family::Meta, meta::KEY_TIP)?;
-        Ok(row.map(|row| TipRow::decode(&row)).transpose()?.map(|row| (row.height, row.hash)))
+        Ok(row
+            .map(|row| TipRow::decode(&row))
+            .transpose()?
+            .map(|row| (row.height, row.hash)))
     }
 
     /// What the script with this SHA-256 has.
@@ -124,7 +130,11 @@ impl Reader {
         Ok(found
             .into_iter()
             .zip(txids)
-            .map(|((txnum, vout, value), txid)| Unspent { outpoint: OutPoint { txid, vout }, txnum, value })
+            .map(|((txnum, vout, value), txid)| Unspent {
+                outpoint: OutPoint { txid, vout },
+                txnum,
+                value,
+            })
             .collect())
     }
 
@@ -151,26 +161,47 @@ impl Reader {
         drop(rows);
         txnums.truncate(limit);
         let txids = view.txids(&txnums)?;
-        Ok(txnums.into_iter().zip(txids).map(|(txnum, txid)| Touched { txid, txnum }).collect())
+        Ok(txnums
+            .into_iter()
+            .zip(txids)
+            .map(|(txnum, txid)| Touched { txid, txnum })
+            .collect())
     }
 
     /// The coin at an outpoint.
     pub fn coin(&self, at: &OutPoint) -> Result<Option<Coin>> {
-        let found = self.db.view().coins(std::slice::from_ref(at), |_, _| false)?.pop().flatten();
+        let found = self
+            .db
+            .view()
+            .coins(std::slice::from_ref(at), |_, _| false)?
+            .pop()
+            .flatten();
         let Some(found) = found else { return Ok(None) };
-        let (value, script) = coin::read_value(&coin::key(found.txnum, at.vout), found.body.as_bytes())?;
-        Ok(Some(Coin { value, height: found.txnum.height(), coinbase: found.txnum.index() == 0, script }))
+        let (value, script) =
+            coin::read_value(&coin::key(found.txnum, at.vout), found.body.as_bytes())?;
+        Ok(Some(Coin {
+            value,
+            height: found.txnum.height(),
+            coinbase: found.txnum.index() == 0,
+            script,
+        }))
     }
 
     /// Where the transaction with this id is; the youngest of several.
     pub fn tx(&self, txid: &Hash) -> Result<Option<TxPlace>> {
         let view = self.db.view();
-        let Some(&txnum) = view.txnums(txid)?.last() else { return Ok(None) };
+        let Some(&txnum) = view.txnums(txid)?.last() else {
+            return Ok(None);
+        };
         let key = tx::chunk_key(txnum);
-        let lacking = || Error::Lacking { what: format!("transaction {} at height {}", txnum.index(), txnum.height()) };
+        let lacking = || Error::Lacking {
+            what: format!("transaction {} at height {}", txnum.index(), txnum.height()),
+        };
         let value = view.get(Family::Txs, &key)?.ok_or_else(lacking)?;
         let spans = Chunk::read(&key, &value)?.spans()?;
-        let span = *spans.get(txnum.index() as usize % tx::CHUNK).ok_or_else(lacking)?;
+        let span = *spans
+            .get(txnum.index() as usize % tx::CHUNK)
+            .ok_or_else(lacking)?;
         Ok(Some(TxPlace { txnum, span }))
     }
 
@@ -222,7 +253,10 @@ impl Reader {
 
     /// Bytes of each family's files.
     pub fn sizes(&self) -> Vec<(Family, u64)> {
-        Family::ALL.iter().map(|f| (*f, self.db.file_bytes(*f))).collect()
+        Family::ALL
+            .iter()
+            .map(|f| (*f, self.db.file_bytes(*f)))
+            .collect()
     }
 
     /// Bytes that compaction has yet to rewrite.
@@ -240,6 +274,9 @@ impl View<'_> {
     /// The block of the active chain at a height.
     pub(crate) fn header_at(&self, height: u32) -> Result<Option<HeaderRow>> {
         let key = block::height_key(height);
-        self.get(Family::Headers, &key)?.map(|row| HeaderRow::decode(&key, &row)).transpose().map_err(Error::from)
+        self.get(Family::Headers, &key)?
+            .map(|row| HeaderRow::decode(&key, &row))
+            .transpose()
+            .map_err(Error::from)
     }
 }

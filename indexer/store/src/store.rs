@@ -111,18 +111,30 @@ impl Store {
             }
             Some((salt, has)) if has == options.commitment => salt,
             Some((_, has)) => {
-                let why = format!("it was made with commitment = {has}, and cannot be changed later");
-                return Err(Error::Open { path: path.into(), why });
+                let why =
+                    format!("it was made with commitment = {has}, and cannot be changed later");
+                return Err(Error::Open {
+                    path: path.into(),
+                    why,
+                });
             }
         };
         let (tip, set) = match view.get(Family::Meta, meta::KEY_TIP)? {
             None => (None, SetNumber::empty()),
             Some(row) => {
                 let row = TipRow::decode(&row)?;
-                let header = view.header_at(row.height)?.filter(|h| h.hash == row.hash).ok_or_else(|| Error::Lacking {
-                    what: format!("the header of the tip at height {}", row.height),
-                })?;
-                let tip = Tip { height: row.height, hash: row.hash, work: header.work, totals: header.totals };
+                let header = view
+                    .header_at(row.height)?
+                    .filter(|h| h.hash == row.hash)
+                    .ok_or_else(|| Error::Lacking {
+                        what: format!("the header of the tip at height {}", row.height),
+                    })?;
+                let tip = Tip {
+                    height: row.height,
+                    hash: row.hash,
+                    work: header.work,
+                    totals: header.totals,
+                };
                 (Some(tip), SetNumber::from_bytes(&row.set))
             }
         };
@@ -157,7 +169,10 @@ impl Store {
 
     /// What worker threads need to prepare blocks.
     pub fn preparer(&self) -> Preparer {
-        Preparer { salt: self.salt, commitment: self.options.commitment }
+        Preparer {
+            salt: self.salt,
+            commitment: self.options.commitment,
+        }
     }
 
     /// Coins in memory, and bytes they and the window take.
@@ -197,22 +212,35 @@ impl Store {
         let keep_undo = block.height > self.target.saturating_sub(self.options.undo_depth);
         let mut totals = self.tip.map_or(Totals::default(), |t| t.totals);
         totals.txs += block.txids.len() as u64;
-        let mut undo = UndoRow { spent: Vec::new(), passing: block.passing };
-        let mut leaving = Vec::with_capacity(if self.options.commitment { spent.len() } else { 0 });
+        let mut undo = UndoRow {
+            spent: Vec::new(),
+            passing: block.passing,
+        };
+        let mut leaving = Vec::with_capacity(if self.options.commitment {
+            spent.len()
+        } else {
+            0
+        });
         for (spend, coin) in block.spends.iter().zip(spent) {
             let (made_by, vout) = (coin.txnum(), spend.outpoint.vout);
             self.cache.remove(&spend.outpoint);
             if !coin.fresh() {
                 self.window.spend_on_disk(made_by, vout, coin.script);
             }
-            self.window.touches.push(script::Touch::new(coin.script, spend.txnum));
+            self.window
+                .touches
+                .push(script::Touch::new(coin.script, spend.txnum));
             if let Some((value, len)) = amount_and_script_len(coin.body.as_bytes()) {
                 totals.coins -= 1;
                 totals.amount -= value;
                 totals.bogosize -= len + 50;
             }
             if keep_undo {
-                undo.spent.push(SpentCoin { txnum: made_by, vout, body: coin.body.clone() });
+                undo.spent.push(SpentCoin {
+                    txnum: made_by,
+                    vout,
+                    body: coin.body.clone(),
+                });
             }
             if self.options.commitment {
                 leaving.push((spend.outpoint, made_by, coin.body));
@@ -223,28 +251,59 @@ impl Store {
             totals.amount += made.value;
             totals.bogosize += u64::from(made.script_len) + 50;
             self.window.note_made(&made.outpoint);
-            self.cache.insert(made.outpoint, Cached::new(made.txnum, made.body, made.script, true));
+            self.cache.insert(
+                made.outpoint,
+                Cached::new(made.txnum, made.body, made.script, true),
+            );
         }
         self.window.touches.extend_from_slice(&block.touches);
-        self.window.add_txs(&self.db, block.height, &block.txids, &block.spans);
+        self.window
+            .add_txs(&self.db, block.height, &block.txids, &block.spans);
         if keep_undo {
-            self.window.put(&self.db, Family::Undo, &block::undo_key(block.height), &undo.encode());
+            self.window.put(
+                &self.db,
+                Family::Undo,
+                &block::undo_key(block.height),
+                &undo.encode(),
+            );
             if let Some(old) = block.height.checked_sub(self.options.undo_depth) {
-                self.window.delete(&self.db, Family::Undo, &block::undo_key(old));
+                self.window
+                    .delete(&self.db, Family::Undo, &block::undo_key(old));
             }
         }
         let work = self.tip.map_or(0, |t| t.work)
             + Target::from_compact(block.header.bits).map_or(0, |target| target.work());
-        let row = HeaderRow { hash: block.hash, header: block.header, work, muhash: None, size: block.size, totals };
+        let row = HeaderRow {
+            hash: block.hash,
+            header: block.header,
+            work,
+            muhash: None,
+            size: block.size,
+            totals,
+        };
         let removed = if leaving.is_empty() {
             None
         } else {
             let threads = self.options.threads;
             let workers = self.workers.get_or_insert_with(|| Workers::start(threads));
-            Some(workers.remove(leaving).inspect_err(|_| self.broken = true)?)
+            Some(
+                workers
+                    .remove(leaving)
+                    .inspect_err(|_| self.broken = true)?,
+            )
         };
-        self.window.blocks.push(Waiting { height: block.height, row, added: block.added, removed });
-        self.tip = Some(Tip { height: block.height, hash: block.hash, work, totals });
+        self.window.blocks.push(Waiting {
+            height: block.height,
+            row,
+            added: block.added,
+            removed,
+        });
+        self.tip = Some(Tip {
+            height: block.height,
+            hash: block.hash,
+            work,
+            totals,
+        });
         Ok(())
     }
 
@@ -255,7 +314,9 @@ impl Store {
     /// being dropped; open it again.
     pub fn commit(&mut self, durability: Durability) -> Result<Committed> {
         self.check_sound()?;
-        let Some(tip) = self.tip.filter(|_| !self.window.blocks.is_empty()) else { return Ok(Committed::default()) };
+        let Some(tip) = self.tip.filter(|_| !self.window.blocks.is_empty()) else {
+            return Ok(Committed::default());
+        };
         self.broken = true;
         let mut window = std::mem::replace(&mut self.window, Window::new());
         let mut hashes = Vec::new();
@@ -270,7 +331,11 @@ impl Store {
             }
             hashes = self.set.advance(&changes);
         }
-        let blocks = window.blocks.iter().map(|w| (w.height, w.row.hash)).collect();
+        let blocks = window
+            .blocks
+            .iter()
+            .map(|w| (w.height, w.row.hash))
+            .collect();
         let (mut batch, scripts) = window.into_batch(&self.db, &mut self.cache, &hashes);
         self.put_tip(&mut batch, tip.height, &tip.hash);
         match durability {
@@ -296,7 +361,12 @@ impl Store {
         let undo_key = block::undo_key(height);
         let undo = match view.get(Family::Undo, &undo_key)? {
             Some(row) => UndoRow::decode(&undo_key, &row)?,
-            None => return Err(Error::NoUndo { height, depth: self.options.undo_depth }),
+            None => {
+                return Err(Error::NoUndo {
+                    height,
+                    depth: self.options.undo_depth,
+                });
+            }
         };
         let mut batch = WriteBatch::default();
         let mut change = MuBatch::new();
@@ -321,25 +391,50 @@ impl Store {
             let (txnum, vout) = coin::read_key(key)?;
             let (amount, script) = coin::read_value(key, value)?;
             let script_key = ScriptKey::of_script(&self.salt, &script);
-            let txid = *txids.get(txnum.index() as usize).ok_or_else(|| Error::Lacking {
-                what: format!("the id of transaction {} at height {height}", txnum.index()),
-            })?;
-            change.insert_coin(&OutPoint { txid, vout }, set_coin::code(height, txnum.index() == 0), amount, &script);
+            let txid = *txids
+                .get(txnum.index() as usize)
+                .ok_or_else(|| Error::Lacking {
+                    what: format!("the id of transaction {} at height {height}", txnum.index()),
+                })?;
+            change.insert_coin(
+                &OutPoint { txid, vout },
+                set_coin::code(height, txnum.index() == 0),
+                amount,
+                &script,
+            );
             db.delete(&mut batch, Family::Coins, key);
-            db.delete(&mut batch, Family::ScriptCoins, &script::coin_key(script_key, txnum, vout));
+            db.delete(
+                &mut batch,
+                Family::ScriptCoins,
+                &script::coin_key(script_key, txnum, vout),
+            );
             scripts.push(script_key);
         }
         drop(rows);
 
         let spent_ids = view.txids(&undo.spent.iter().map(|c| c.txnum).collect::<Vec<_>>())?;
         for (spent, txid) in undo.spent.iter().zip(spent_ids) {
-            let SpentCoin { txnum, vout, ref body } = *spent;
+            let SpentCoin {
+                txnum,
+                vout,
+                ref body,
+            } = *spent;
             let key = coin::key(txnum, vout);
             let (amount, script) = coin::read_value(&key, body.as_bytes())?;
             let script_key = ScriptKey::of_script(&self.salt, &script);
-            change.remove_coin(&OutPoint { txid, vout }, set_coin::code(txnum.height(), txnum.index() == 0), amount, &script);
+            change.remove_coin(
+                &OutPoint { txid, vout },
+                set_coin::code(txnum.height(), txnum.index() == 0),
+                amount,
+                &script,
+            );
             db.put(&mut batch, Family::Coins, &key, body.as_bytes());
-            db.put(&mut batch, Family::ScriptCoins, &script::coin_key(script_key, txnum, vout), amount_part(body.as_bytes()));
+            db.put(
+                &mut batch,
+                Family::ScriptCoins,
+                &script::coin_key(script_key, txnum, vout),
+                amount_part(body.as_bytes()),
+            );
             scripts.push(script_key);
         }
 
@@ -350,7 +445,11 @@ impl Store {
         }
 
         db.delete(&mut batch, Family::Headers, &block::height_key(height));
-        db.delete(&mut batch, Family::Headers, &block::hash_key(&tip.hash, height));
+        db.delete(
+            &mut batch,
+            Family::Headers,
+            &block::hash_key(&tip.hash, height),
+        );
         db.delete(&mut batch, Family::Undo, &undo_key);
         let mut set = self.set.clone();
         if self.options.commitment {
@@ -359,11 +458,22 @@ impl Store {
         let before = match height.checked_sub(1) {
             None => None,
             Some(below) => {
-                let row = view.header_at(below)?.ok_or_else(|| Error::Lacking { what: format!("the header at height {below}") })?;
+                let row = view.header_at(below)?.ok_or_else(|| Error::Lacking {
+                    what: format!("the header at height {below}"),
+                })?;
                 if let Some(tip) = row.muhash.filter(|want| *want != set.hash()) {
-                    return Err(Error::Commitment { height: below, rows: set.hash(), tip });
+                    return Err(Error::Commitment {
+                        height: below,
+                        rows: set.hash(),
+                        tip,
+                    });
                 }
-                Some(Tip { height: below, hash: row.hash, work: row.work, totals: row.totals })
+                Some(Tip {
+                    height: below,
+                    hash: row.hash,
+                    work: row.work,
+                    totals: row.totals,
+                })
             }
         };
         drop(view);
@@ -373,11 +483,16 @@ impl Store {
             Some(tip) => self.put_tip(&mut batch, tip.height, &tip.hash),
             None => db.delete(&mut batch, Family::Meta, meta::KEY_TIP),
         }
-        db.write_synced(batch)?;
+        // The next block is synced, and this with it.
+        db.write_logged(batch)?;
         self.tip = before;
         self.cache.clear();
         self.broken = false;
-        Ok(Some(Undone { height, hash: tip.hash, scripts }))
+        Ok(Some(Undone {
+            height,
+            hash: tip.hash,
+            scripts,
+        }))
     }
 
     /// Compacts all families; `done` is called after each.
@@ -402,13 +517,22 @@ impl Store {
     fn check_place(&self, block: &Prepared) -> Result<()> {
         let want = self.tip.map_or(0, |t| t.height + 1);
         if block.height != want {
-            return Err(Error::Height { got: block.height, want });
+            return Err(Error::Height {
+                got: block.height,
+                want,
+            });
         }
         match self.tip {
-            None if block.hash != self.genesis => Err(Error::Genesis { got: block.hash, want: self.genesis }),
-            Some(tip) if block.header.prev != tip.hash => {
-                Err(Error::NotNext { block: block.hash, prev: block.header.prev, tip: tip.hash, height: tip.height })
-            }
+            None if block.hash != self.genesis => Err(Error::Genesis {
+                got: block.hash,
+                want: self.genesis,
+            }),
+            Some(tip) if block.header.prev != tip.hash => Err(Error::NotNext {
+                block: block.hash,
+                prev: block.header.prev,
+                tip: tip.hash,
+                height: tip.height,
+            }),
             _ => Ok(()),
         }
     }
@@ -426,7 +550,10 @@ impl Store {
         }
         if !missing.is_empty() {
             let wanted: Vec<_> = missing.iter().map(|i| block.spends[*i].outpoint).collect();
-            let found = self.db.view().coins(&wanted, |txnum, vout| self.window.is_gone(txnum, vout))?;
+            let found = self
+                .db
+                .view()
+                .coins(&wanted, |txnum, vout| self.window.is_gone(txnum, vout))?;
             for (i, found) in missing.into_iter().zip(found) {
                 let spend = &block.spends[i];
                 let coin = found.ok_or(Error::MissingCoin {
@@ -434,8 +561,16 @@ impl Store {
                     index: spend.txnum.index(),
                     outpoint: spend.outpoint,
                 })?;
-                let (_, script) = coin::read_value(&coin::key(coin.txnum, spend.outpoint.vout), coin.body.as_bytes())?;
-                out[i] = Some(Cached::new(coin.txnum, coin.body, ScriptKey::of_script(&self.salt, &script), false));
+                let (_, script) = coin::read_value(
+                    &coin::key(coin.txnum, spend.outpoint.vout),
+                    coin.body.as_bytes(),
+                )?;
+                out[i] = Some(Cached::new(
+                    coin.txnum,
+                    coin.body,
+                    ScriptKey::of_script(&self.salt, &script),
+                    false,
+                ));
             }
         }
         Ok(out.into_iter().flatten().collect())
@@ -444,8 +579,18 @@ impl Store {
     /// BIP30: no transaction repeats one that has unspent outputs. Other transactions can only
     /// repeat where a coinbase before them did, so on disk that one alone is looked for.
     fn check_repeats(&self, block: &Prepared) -> Result<()> {
-        let refuse = |index, txid| Err(Error::Bip30 { height: block.height, index, txid });
-        if let Some(made) = block.creates.iter().find(|made| self.cache.get(&made.outpoint).is_some()) {
+        let refuse = |index, txid| {
+            Err(Error::Bip30 {
+                height: block.height,
+                index,
+                txid,
+            })
+        };
+        if let Some(made) = block
+            .creates
+            .iter()
+            .find(|made| self.cache.get(&made.outpoint).is_some())
+        {
             return refuse(made.txnum.index(), made.outpoint.txid);
         }
         let coinbase = &block.txids[0];
@@ -463,13 +608,23 @@ impl Store {
     }
 
     fn put_tip(&self, batch: &mut WriteBatch, height: u32, hash: &Hash) {
-        let row = TipRow { height, hash: *hash, set: self.set.to_bytes() };
-        self.db.put(batch, Family::Meta, meta::KEY_TIP, &row.encode());
+        let row = TipRow {
+            height,
+            hash: *hash,
+            set: self.set.to_bytes(),
+        };
+        self.db
+            .put(batch, Family::Meta, meta::KEY_TIP, &row.encode());
     }
 
     /// Deletes undo data deeper than configured.
     fn prune_undo(&mut self) -> Result<()> {
-        let Some(end) = self.tip.and_then(|t| t.height.checked_sub(self.options.undo_depth)) else { return Ok(()) };
+        let Some(end) = self
+            .tip
+            .and_then(|t| t.height.checked_sub(self.options.undo_depth))
+        else {
+            return Ok(());
+        };
         let mut batch = WriteBatch::default();
         {
             let view = self.db.view();
@@ -478,7 +633,11 @@ impl Store {
                 self.db.delete(&mut batch, Family::Undo, key);
             }
         }
-        if batch.is_empty() { Ok(()) } else { self.db.write_synced(batch) }
+        if batch.is_empty() {
+            Ok(())
+        } else {
+            self.db.write_synced(batch)
+        }
     }
 }
 
@@ -490,9 +649,20 @@ impl Drop for Store {
 }
 
 /// The salt of a database and whether it has the commitment; `None` of an empty one.
-pub(crate) fn identity(view: &View<'_>, path: &Path, genesis: &Hash) -> Result<Option<(Salt, bool)>> {
-    let refuse = |why: String| Err(Error::Open { path: path.into(), why });
-    let Some(format) = view.get(Family::Meta, meta::KEY_FORMAT)? else { return Ok(None) };
+pub(crate) fn identity(
+    view: &View<'_>,
+    path: &Path,
+    genesis: &Hash,
+) -> Result<Option<(Salt, bool)>> {
+    let refuse = |why: String| {
+        Err(Error::Open {
+            path: path.into(),
+            why,
+        })
+    };
+    let Some(format) = view.get(Family::Meta, meta::KEY_FORMAT)? else {
+        return Ok(None);
+    };
     let format = meta::read_format(&format)?;
     if format != meta::FORMAT {
         return refuse(format!(
@@ -501,17 +671,30 @@ pub(crate) fn identity(view: &View<'_>, path: &Path, genesis: &Hash) -> Result<O
         ));
     }
     if view.get(Family::Meta, meta::KEY_CHAIN)?.as_deref() != Some(&genesis[..]) {
-        return refuse("it belongs to another chain; name another folder, or the chain it was made for".into());
+        return refuse(
+            "it belongs to another chain; name another folder, or the chain it was made for".into(),
+        );
     }
     let commitment = view.get(Family::Meta, meta::KEY_COMMITMENT)?.as_deref() == Some(&[1]);
-    Ok(Some((meta::read_salt(&view.get(Family::Meta, meta::KEY_SALT)?.unwrap_or_default())?, commitment)))
+    Ok(Some((
+        meta::read_salt(&view.get(Family::Meta, meta::KEY_SALT)?.unwrap_or_default())?,
+        commitment,
+    )))
 }
 
 /// Takes the transactions of `height` out of a script's history.
-fn strip_history(db: &Db, view: &View<'_>, batch: &mut WriteBatch, script: ScriptKey, height: u32) -> Result<()> {
+fn strip_history(
+    db: &Db,
+    view: &View<'_>,
+    batch: &mut WriteBatch,
+    script: ScriptKey,
+    height: u32,
+) -> Result<()> {
     let mut end = TxNum::from_low_bits(TxNum::first_of(height + 1).to_u64() - 1);
     let mut txnums = Vec::new();
-    while let Some((key, value)) = view.at_or_before(Family::History, &script::history_key(script, end))? {
+    while let Some((key, value)) =
+        view.at_or_before(Family::History, &script::history_key(script, end))?
+    {
         let (owner, first) = script::read_history_key(&key)?;
         if owner != script {
             break;
@@ -529,7 +712,9 @@ fn strip_history(db: &Db, view: &View<'_>, batch: &mut WriteBatch, script: Scrip
             break;
         }
         db.delete(batch, Family::History, &key);
-        let Some(before) = first.to_u64().checked_sub(1) else { break };
+        let Some(before) = first.to_u64().checked_sub(1) else {
+            break;
+        };
         end = TxNum::from_low_bits(before);
     }
     Ok(())

@@ -43,7 +43,9 @@ pub(crate) struct Window {
 
 impl std::fmt::Debug for Window {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Window").field("blocks", &self.blocks.len()).finish_non_exhaustive()
+        f.debug_struct("Window")
+            .field("blocks", &self.blocks.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,7 +92,12 @@ impl Window {
     pub(crate) fn add_txs(&mut self, db: &Db, height: u32, txids: &[Hash], spans: &[Span]) {
         let mut value = Vec::with_capacity(tx::CHUNK * 36);
         let numbers = (TxNum::first_of(height).to_u64()..).map(TxNum::from_low_bits);
-        for ((n, ids), spans) in numbers.clone().step_by(tx::CHUNK).zip(txids.chunks(tx::CHUNK)).zip(spans.chunks(tx::CHUNK)) {
+        for ((n, ids), spans) in numbers
+            .clone()
+            .step_by(tx::CHUNK)
+            .zip(txids.chunks(tx::CHUNK))
+            .zip(spans.chunks(tx::CHUNK))
+        {
             value.clear();
             tx::put_chunk(&mut value, ids, spans);
             db.put(&mut self.batch, Family::Txs, &tx::chunk_key(n), &value);
@@ -112,12 +119,37 @@ impl Window {
 
     /// Completes the batch: header rows with the hash of the set after each block, then all that
     /// was gathered, sorted. The cache's fresh coins become rows and are no longer fresh.
-    pub(crate) fn into_batch(self, db: &Db, cache: &mut CoinCache, hashes: &[Hash]) -> (WriteBatch, Vec<ScriptKey>) {
-        let Self { mut batch, mut touches, mut txids, gone, made, blocks } = self;
+    pub(crate) fn into_batch(
+        self,
+        db: &Db,
+        cache: &mut CoinCache,
+        hashes: &[Hash],
+    ) -> (WriteBatch, Vec<ScriptKey>) {
+        let Self {
+            mut batch,
+            mut touches,
+            mut txids,
+            gone,
+            made,
+            blocks,
+        } = self;
         for (i, waiting) in blocks.iter().enumerate() {
-            let row = HeaderRow { muhash: hashes.get(i).copied(), ..waiting.row.clone() };
-            db.put(&mut batch, Family::Headers, &block::height_key(waiting.height), &row.encode());
-            db.put(&mut batch, Family::Headers, &block::hash_key(&row.hash, waiting.height), &[]);
+            let row = HeaderRow {
+                muhash: hashes.get(i).copied(),
+                ..waiting.row.clone()
+            };
+            db.put(
+                &mut batch,
+                Family::Headers,
+                &block::height_key(waiting.height),
+                &row.encode(),
+            );
+            db.put(
+                &mut batch,
+                Family::Headers,
+                &block::hash_key(&row.hash, waiting.height),
+                &[],
+            );
         }
 
         txids.sort_unstable();
@@ -139,7 +171,12 @@ impl Window {
                 let first = row[0].txnum();
                 value.clear();
                 script::put_history(&mut value, first, row[1..].iter().map(|t| t.txnum()));
-                db.put(&mut batch, Family::History, &script::history_key(script, first), &value);
+                db.put(
+                    &mut batch,
+                    Family::History,
+                    &script::history_key(script, first),
+                    &value,
+                );
             }
         }
         drop(touches);
@@ -161,7 +198,11 @@ impl Window {
         drop(gone);
 
         let mut fresh: Vec<_> = match &made {
-            Some(made) => made.iter().filter_map(|at| Some((at.vout, cache.get(at)?))).filter(|(_, c)| c.fresh()).collect(),
+            Some(made) => made
+                .iter()
+                .filter_map(|at| Some((at.vout, cache.get(at)?)))
+                .filter(|(_, c)| c.fresh())
+                .collect(),
             None => cache.fresh().map(|(at, coin)| (at.vout, coin)).collect(),
         };
         fresh.sort_unstable_by_key(|(vout, coin)| (coin.txnum(), *vout));
@@ -174,7 +215,12 @@ impl Window {
         for (vout, coin) in &fresh {
             key.clear();
             script::put_coin_key(&mut key, coin.script, coin.txnum(), *vout);
-            db.put(&mut batch, Family::ScriptCoins, &key, amount_part(coin.body.as_bytes()));
+            db.put(
+                &mut batch,
+                Family::ScriptCoins,
+                &key,
+                amount_part(coin.body.as_bytes()),
+            );
         }
         drop(fresh);
         match made {

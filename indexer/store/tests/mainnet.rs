@@ -15,12 +15,15 @@ fn json(text: &str) -> Value {
 
 /// Index the blocks of one folder and compare everything with Core's words on them.
 fn check(test: &str, set: &str) {
-    let (Some(folder), Some(core)) = (data(test, set), data(test, "core-mainnet-4312")) else { return };
+    let (Some(folder), Some(core)) = (data(test, set), data(test, "core-mainnet-4312")) else {
+        return;
+    };
     let info = json(&std::fs::read_to_string(core.join("gettxoutsetinfo.json")).unwrap());
     let chain = chain("bitcoin");
     let mut blocks = blocks(chain, &folder);
     // Core's file is in order of download.
-    let by_prev: std::collections::HashMap<_, _> = blocks.drain(..).map(|b| (b.header().prev, b)).collect();
+    let by_prev: std::collections::HashMap<_, _> =
+        blocks.drain(..).map(|b| (b.header().prev, b)).collect();
     let mut ordered: Vec<&Block> = Vec::new();
     let mut last = weft_chain::hash::ZERO;
     while let Some(block) = by_prev.get(&last) {
@@ -42,14 +45,29 @@ fn check(test: &str, set: &str) {
         let row = reader.header(height).unwrap().unwrap();
         assert_eq!(hex(&row.hash), want["bestblock"], "height {height}");
         assert_eq!(hex(&row.muhash.unwrap()), want["muhash"], "height {height}");
-        assert_eq!(row.totals.coins, want["txouts"].as_u64().unwrap(), "height {height}");
-        assert_eq!(row.totals.bogosize, want["bogosize"].as_u64().unwrap(), "height {height}");
-        assert_eq!(row.totals.amount as f64 / 1e8, want["total_amount"].as_f64().unwrap(), "height {height}");
+        assert_eq!(
+            row.totals.coins,
+            want["txouts"].as_u64().unwrap(),
+            "height {height}"
+        );
+        assert_eq!(
+            row.totals.bogosize,
+            want["bogosize"].as_u64().unwrap(),
+            "height {height}"
+        );
+        assert_eq!(
+            row.totals.amount as f64 / 1e8,
+            want["total_amount"].as_f64().unwrap(),
+            "height {height}"
+        );
     }
 
     let verified = reader.verify(2, |_| ()).unwrap();
     assert_eq!((verified.height, verified.coins), (4312, 4149));
-    assert_eq!(hex(&verified.muhash), "8ddda2747fb03d2bf57e08a23d4cab90f9e062c28bf5822760edc5238128a7e5");
+    assert_eq!(
+        hex(&verified.muhash),
+        "8ddda2747fb03d2bf57e08a23d4cab90f9e062c28bf5822760edc5238128a7e5"
+    );
 
     let want = &info["hash_serialized_3_at_4312"];
     for memory in [0, 1 << 30] {
@@ -61,10 +79,19 @@ fn check(test: &str, set: &str) {
     }
 
     let mut dump = Vec::new();
-    let (base, coins) = reader.export(&mut dump, chain.params().magic, 1 << 20).unwrap();
-    assert_eq!((hex(&base), coins), (want["bestblock"].as_str().unwrap().to_owned(), 4149));
+    let (base, coins) = reader
+        .export(&mut dump, chain.params().magic, 1 << 20)
+        .unwrap();
+    assert_eq!(
+        (hex(&base), coins),
+        (want["bestblock"].as_str().unwrap().to_owned(), 4149)
+    );
     let theirs = std::fs::read(core.join("utxo-4312.dumptxoutset")).unwrap();
-    assert!(dump == theirs, "the dump differs from Core's at byte {:?}", dump.iter().zip(&theirs).position(|(a, b)| a != b));
+    assert!(
+        dump == theirs,
+        "the dump differs from Core's at byte {:?}",
+        dump.iter().zip(&theirs).position(|(a, b)| a != b)
+    );
 }
 
 #[test]

@@ -14,7 +14,9 @@ use weft_store::{Durability, Reader, Store};
 
 fn bytes(hex: &Value) -> Vec<u8> {
     let hex = hex.as_str().unwrap().as_bytes();
-    hex.chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap()).collect()
+    hex.chunks(2)
+        .map(|d| u8::from_str_radix(std::str::from_utf8(d).unwrap(), 16).unwrap())
+        .collect()
 }
 
 fn sats(amount: &Value) -> u64 {
@@ -54,7 +56,15 @@ fn check_scan(reader: &Reader, scan: &Value, scripts: &Value) {
         let unspents = reader.unspents(&script_hash(&script), usize::MAX).unwrap();
         let mut have: Vec<_> = unspents
             .iter()
-            .map(|u| (hex(&u.outpoint.txid), u.outpoint.vout, u.value, u.txnum.height(), u.txnum.index() == 0))
+            .map(|u| {
+                (
+                    hex(&u.outpoint.txid),
+                    u.outpoint.vout,
+                    u.value,
+                    u.txnum.height(),
+                    u.txnum.index() == 0,
+                )
+            })
             .collect();
         have.sort();
         want.sort();
@@ -64,10 +74,16 @@ fn check_scan(reader: &Reader, scan: &Value, scripts: &Value) {
         }
         assert_eq!(have, want, "script {script:02x?}");
         let balance = reader.balance(&script_hash(&script)).unwrap();
-        assert_eq!((balance.coins, balance.value), (want.len() as u64, want.iter().map(|w| w.2).sum()));
+        assert_eq!(
+            (balance.coins, balance.value),
+            (want.len() as u64, want.iter().map(|w| w.2).sum())
+        );
         for unspent in &unspents {
             let coin = reader.coin(&unspent.outpoint).unwrap().unwrap();
-            assert_eq!((coin.value, coin.height, &coin.script), (unspent.value, unspent.txnum.height(), &script));
+            assert_eq!(
+                (coin.value, coin.height, &coin.script),
+                (unspent.value, unspent.txnum.height(), &script)
+            );
         }
         coins += have.len();
     }
@@ -80,8 +96,16 @@ fn check_heights(reader: &Reader, by_height: &Value, heights: std::ops::RangeInc
         let row = reader.header(height).unwrap().unwrap();
         assert_eq!(hex(&row.hash), want["bestblock"], "height {height}");
         assert_eq!(hex(&row.muhash.unwrap()), want["muhash"], "height {height}");
-        assert_eq!(row.totals.coins, want["txouts"].as_u64().unwrap(), "height {height}");
-        assert_eq!(row.totals.bogosize, want["bogosize"].as_u64().unwrap(), "height {height}");
+        assert_eq!(
+            row.totals.coins,
+            want["txouts"].as_u64().unwrap(),
+            "height {height}"
+        );
+        assert_eq!(
+            row.totals.bogosize,
+            want["bogosize"].as_u64().unwrap(),
+            "height {height}"
+        );
         assert_eq!(reader.header_by_hash(&row.hash).unwrap().unwrap().0, height);
     }
 }
@@ -92,13 +116,28 @@ fn check_history(reader: &Reader, branch: &[&Block]) {
     let mut outputs = BTreeMap::new();
     let mut want: BTreeMap<Vec<u8>, Vec<_>> = BTreeMap::new();
     for (height, block) in branch.iter().enumerate() {
-        assert_eq!(reader.block_txids(height as u32).unwrap().unwrap(), block.txids());
+        assert_eq!(
+            reader.block_txids(height as u32).unwrap().unwrap(),
+            block.txids()
+        );
         for tx in block.txs() {
             let place = reader.tx(tx.txid()).unwrap().unwrap();
-            assert_eq!((place.txnum.height() as usize, place.txnum.index()), (height, tx.index()));
-            assert_eq!(place.span.offset as usize..(place.span.offset + place.span.len) as usize, tx.position());
-            let spent: Vec<Vec<u8>> = tx.inputs().iter().filter_map(|i| outputs.get(&i.prevout).cloned()).collect();
-            let made = tx.outputs().filter(|o| height > 0 && !weft_chain::is_unspendable(o.script));
+            assert_eq!(
+                (place.txnum.height() as usize, place.txnum.index()),
+                (height, tx.index())
+            );
+            assert_eq!(
+                place.span.offset as usize..(place.span.offset + place.span.len) as usize,
+                tx.position()
+            );
+            let spent: Vec<Vec<u8>> = tx
+                .inputs()
+                .iter()
+                .filter_map(|i| outputs.get(&i.prevout).cloned())
+                .collect();
+            let made = tx
+                .outputs()
+                .filter(|o| height > 0 && !weft_chain::is_unspendable(o.script));
             for script in spent.into_iter().chain(made.map(|o| o.script.to_vec())) {
                 let list = want.entry(script).or_default();
                 if list.last() != Some(&(height as u32, *tx.txid())) {
@@ -106,37 +145,80 @@ fn check_history(reader: &Reader, branch: &[&Block]) {
                 }
             }
             for (output, vout) in tx.outputs().zip(0..) {
-                outputs.insert(weft_chain::OutPoint { txid: *tx.txid(), vout }, output.script.to_vec());
+                outputs.insert(
+                    weft_chain::OutPoint {
+                        txid: *tx.txid(),
+                        vout,
+                    },
+                    output.script.to_vec(),
+                );
             }
         }
     }
     for (script, want) in want {
         let hash = script_hash(&script);
-        let have = reader.history(&hash, weft_store::TxNum::first_of(0), usize::MAX).unwrap();
+        let have = reader
+            .history(&hash, weft_store::TxNum::first_of(0), usize::MAX)
+            .unwrap();
         let have: Vec<_> = have.iter().map(|t| (t.txnum.height(), t.txid)).collect();
         assert_eq!(have, want, "script {script:02x?}");
         // From the middle on, and no more than asked for.
         let middle = weft_store::TxNum::first_of(want[want.len() / 2].0);
         let tail = reader.history(&hash, middle, 3).unwrap();
-        let same: Vec<_> = want.iter().filter(|(h, _)| *h >= middle.height()).take(3).copied().collect();
-        assert_eq!(tail.iter().map(|t| (t.txnum.height(), t.txid)).collect::<Vec<_>>(), same);
+        let same: Vec<_> = want
+            .iter()
+            .filter(|(h, _)| *h >= middle.height())
+            .take(3)
+            .copied()
+            .collect();
+        assert_eq!(
+            tail.iter()
+                .map(|t| (t.txnum.height(), t.txid))
+                .collect::<Vec<_>>(),
+            same
+        );
     }
 }
 
 #[test]
 fn both_branches_and_back() {
-    let Some(folder) = data("both_branches_and_back", "core-regtest-reorg") else { return };
-    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let Some(folder) = data("both_branches_and_back", "core-regtest-reorg") else {
+        return;
+    };
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
     let chain = chain("bitcoin-regtest");
     let blocks = blocks(chain, &folder);
-    let tip = |key: &str| from_hex(expected[key].as_array().unwrap().last().unwrap().as_str().unwrap()).unwrap();
+    let tip = |key: &str| {
+        from_hex(
+            expected[key]
+                .as_array()
+                .unwrap()
+                .last()
+                .unwrap()
+                .as_str()
+                .unwrap(),
+        )
+        .unwrap()
+    };
     // The lists of the branches begin after the fork or end at their tips; the last is the tip.
     let stale = branch(&blocks, &tip("branch_A_stale"));
-    let active = branch(&blocks, &from_hex(expected["tip"].as_str().unwrap()).unwrap());
-    let common = stale.iter().zip(&active).take_while(|(a, b)| a.hash() == b.hash()).count();
+    let active = branch(
+        &blocks,
+        &from_hex(expected["tip"].as_str().unwrap()).unwrap(),
+    );
+    let common = stale
+        .iter()
+        .zip(&active)
+        .take_while(|(a, b)| a.hash() == b.hash())
+        .count();
     assert_eq!((active.len(), stale.len() - common), (132, 4));
 
-    for (durability, batch) in [(Durability::Log, 1), (Durability::Files, 7), (Durability::Files, 1000)] {
+    for (durability, batch) in [
+        (Durability::Log, 1),
+        (Durability::Files, 7),
+        (Durability::Files, 1000),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let mut store = open(chain, dir.path());
         load(&mut store, chain, &active, batch, durability);
@@ -146,10 +228,15 @@ fn both_branches_and_back() {
             check_scan(&reader, &expected["scan"], &expected["scripts"]);
             check_history(&reader, &active);
             let (hash, _) = reader.set_hash(Kind::V3, 1 << 20).unwrap();
-            assert_eq!(hex(&hash), expected["hash_serialized_3"]["hash_serialized_3"]);
+            assert_eq!(
+                hex(&hash),
+                expected["hash_serialized_3"]["hash_serialized_3"]
+            );
             reader.verify(2, |_| ()).unwrap();
             let mut dump = Vec::new();
-            reader.export(&mut dump, chain.params().magic, 1 << 20).unwrap();
+            reader
+                .export(&mut dump, chain.params().magic, 1 << 20)
+                .unwrap();
             let theirs = std::fs::read(folder.join("utxo.dumptxoutset")).unwrap();
             // 51 bytes of head; what follows is the same for any network.
             assert!(dump[51..] == theirs[51..], "the dump differs from Core's");

@@ -14,13 +14,18 @@ use weft_forge::{Spend, block, coinbase, transaction};
 
 /// A data set, or `None` after saying that the test is skipped.
 pub(crate) fn data(test: &str, set: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("WEFT_TEST_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"), PathBuf::from);
+    let root = std::env::var_os("WEFT_TEST_DATA").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
+        PathBuf::from,
+    );
     let folder = root.join(set);
     if folder.is_dir() {
         return Some(folder);
     }
-    println!("SKIPPED {test}: no {} (set WEFT_TEST_DATA)", folder.display());
+    println!(
+        "SKIPPED {test}: no {} (set WEFT_TEST_DATA)",
+        folder.display()
+    );
     None
 }
 
@@ -31,7 +36,9 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(network: &str, index: &str) -> Self {
-        let bench = Self { dir: tempfile::tempdir().unwrap() };
+        let bench = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         fs::create_dir_all(bench.blocks(network)).unwrap();
         let config = format!(
             "network = {network:?}\n[node]\ndatadir = \"node\"\nrpc = \"127.0.0.1:1\"\nsource = \"files\"\n[index]\nmemory_mb = 64\nthreads = 2\n{index}\n"
@@ -52,7 +59,10 @@ impl Bench {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft-indexd"));
-        command.arg("--config").arg(self.path("weft-indexd.toml")).args(arguments);
+        command
+            .arg("--config")
+            .arg(self.path("weft-indexd.toml"))
+            .args(arguments);
         command.env_remove("RUST_LOG");
         command
     }
@@ -65,7 +75,11 @@ impl Bench {
     /// Runs to the end, which must be a success; what it printed.
     pub(crate) fn run(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -78,7 +92,11 @@ impl Bench {
 
     /// Runs on.
     pub(crate) fn start(&self) -> Child {
-        self.command(&["run"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+        self.command(&["run"])
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
     }
 
     pub(crate) fn json(&self, arguments: &[&str]) -> serde_json::Value {
@@ -100,9 +118,17 @@ impl Grower {
     pub(crate) fn new(blocks: &Path, seed: u64) -> Self {
         let chain = chains::by_name("bitcoin-regtest").unwrap();
         let file = blocks.join("blk00000.dat");
-        let mut grower = Self { chain, file, rng: SmallRng::seed_from_u64(seed), best: Vec::new(), salt: 0 };
+        let mut grower = Self {
+            chain,
+            file,
+            rng: SmallRng::seed_from_u64(seed),
+            best: Vec::new(),
+            salt: 0,
+        };
         grower.append(&[weft_forge::genesis(&chain.params().genesis)]);
-        grower.best.push((chain.params().genesis_hash(), Vec::new()));
+        grower
+            .best
+            .push((chain.params().genesis_hash(), Vec::new()));
         grower
     }
 
@@ -114,7 +140,11 @@ impl Grower {
             bytes.extend_from_slice(&(raw.len() as u32).to_le_bytes());
             bytes.extend_from_slice(raw);
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&self.file).unwrap();
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.file)
+            .unwrap();
         file.write_all(&bytes).unwrap();
     }
 
@@ -129,25 +159,43 @@ impl Grower {
         let height = self.best.len() as u32;
         let (prev, mut open) = self.best.last().unwrap().clone();
         self.salt += 1;
-        let mut outputs = |rng: &mut SmallRng| -> Vec<(u64, Vec<u8>)> {
-            (0..rng.random_range(1..6)).map(|_| (rng.random_range(0..1u64 << 40), [&[0, 20][..], &[rng.random_range(0..60); 20]].concat())).collect()
+        let outputs = |rng: &mut SmallRng| -> Vec<(u64, Vec<u8>)> {
+            (0..rng.random_range(1..6))
+                .map(|_| {
+                    (
+                        rng.random_range(0..1u64 << 40),
+                        [&[0, 20][..], &[rng.random_range(0..60); 20]].concat(),
+                    )
+                })
+                .collect()
         };
         let base_outputs = outputs(&mut self.rng);
         let base = coinbase(height, self.salt, &base_outputs);
-        let mut made: Vec<OutPoint> = (0..base_outputs.len() as u32).map(|vout| OutPoint { txid: base.txid, vout }).collect();
+        let mut made: Vec<OutPoint> = (0..base_outputs.len() as u32)
+            .map(|vout| OutPoint {
+                txid: base.txid,
+                vout,
+            })
+            .collect();
         let mut txs = vec![base];
         for _ in 0..self.rng.random_range(0..6) {
             let mut inputs = Vec::new();
             while inputs.len() < self.rng.random_range(1..4) && !open.is_empty() {
                 let n = self.rng.random_range(0..open.len());
-                inputs.push(Spend { script: vec![7; 107], ..Spend::bare(open.swap_remove(n)) });
+                inputs.push(Spend {
+                    script: vec![7; 107],
+                    ..Spend::bare(open.swap_remove(n))
+                });
             }
             if inputs.is_empty() {
                 break;
             }
             let outputs = outputs(&mut self.rng);
             let tx = transaction(&inputs, &outputs);
-            made.extend((0..outputs.len() as u32).map(|vout| OutPoint { txid: tx.txid, vout }));
+            made.extend((0..outputs.len() as u32).map(|vout| OutPoint {
+                txid: tx.txid,
+                vout,
+            }));
             txs.push(tx);
         }
         open.extend(made);
@@ -170,7 +218,11 @@ impl Grower {
     /// MuHash of the best branch, from an index that nothing ever disturbed.
     pub(crate) fn muhash(&self, folder: &Path) -> String {
         let calm = Bench::new("bitcoin-regtest", "");
-        fs::copy(folder.join("blk00000.dat"), calm.blocks("bitcoin-regtest").join("blk00000.dat")).unwrap();
+        fs::copy(
+            folder.join("blk00000.dat"),
+            calm.blocks("bitcoin-regtest").join("blk00000.dat"),
+        )
+        .unwrap();
         calm.run(&["run", "--once"]);
         let status = calm.json(&["status"]);
         assert_eq!(status["tip"]["height"], self.height());

@@ -12,10 +12,10 @@
 
 use weft_chain::{Hash, Header};
 
+use super::BadRow;
 use super::coin::{self, Body};
 use super::num::{self, TxNum};
 use super::script::{KEY_LEN, ScriptKey};
-use super::BadRow;
 
 /// Name of the family of headers.
 pub const HEADERS: &str = "headers";
@@ -120,9 +120,17 @@ impl HeaderRow {
                 amount: num::get_varint(v)?,
                 bogosize: num::get_varint(v)?,
             };
-            Some(Self { hash, header, work, muhash, size, totals })
+            Some(Self {
+                hash,
+                header,
+                work,
+                muhash,
+                size,
+                totals,
+            })
         })();
-        row.filter(|_| value.is_empty()).ok_or_else(|| BadRow::new(HEADERS, "the value", key))
+        row.filter(|_| value.is_empty())
+            .ok_or_else(|| BadRow::new(HEADERS, "the value", key))
     }
 }
 
@@ -153,7 +161,9 @@ pub fn undo_key(height: u32) -> [u8; 4] {
 
 /// Reads an [`undo_key`].
 pub fn read_undo_key(key: &[u8]) -> Result<u32, BadRow> {
-    key.try_into().map(u32::from_be_bytes).map_err(|_| BadRow::new(UNDO, "the key", key))
+    key.try_into()
+        .map(u32::from_be_bytes)
+        .map_err(|_| BadRow::new(UNDO, "the key", key))
 }
 
 impl UndoRow {
@@ -167,7 +177,9 @@ impl UndoRow {
             out.extend_from_slice(coin.body.as_bytes());
         }
         num::put_varint(&mut out, self.passing.len() as u64);
-        self.passing.iter().for_each(|k| out.extend_from_slice(&k.0));
+        self.passing
+            .iter()
+            .for_each(|k| out.extend_from_slice(&k.0));
         out
     }
 
@@ -182,7 +194,11 @@ impl UndoRow {
                 let vout = u32::try_from(num::get_varint(v)?).ok()?;
                 let start = *v;
                 coin::decode_prefix(v)?;
-                spent.push(SpentCoin { txnum, vout, body: Body::from_encoded(&start[..start.len() - v.len()]) });
+                spent.push(SpentCoin {
+                    txnum,
+                    vout,
+                    body: Body::from_encoded(&start[..start.len() - v.len()]),
+                });
             }
             let n = num::get_varint(v)?;
             let mut passing = Vec::new();
@@ -191,7 +207,8 @@ impl UndoRow {
             }
             Some(Self { spent, passing })
         })();
-        row.filter(|_| value.is_empty()).ok_or_else(|| BadRow::new(UNDO, "the value", key))
+        row.filter(|_| value.is_empty())
+            .ok_or_else(|| BadRow::new(UNDO, "the value", key))
     }
 }
 

@@ -7,8 +7,8 @@
 //! otherwise `t − 7` bytes follow as they are. Height is in the txnum, and position 0 in the
 //! block says coinbase.
 
-use super::num::{self, TxNum};
 use super::BadRow;
+use super::num::{self, TxNum};
 
 /// Name of the column family.
 pub const COINS: &str = "coins";
@@ -28,7 +28,10 @@ pub const TEMPLATES: [(&[u8], usize, &[u8]); 7] = [
 /// Appends a script.
 pub fn put_script(out: &mut Vec<u8>, script: &[u8]) {
     for (t, (head, len, tail)) in TEMPLATES.iter().enumerate() {
-        if script.len() == head.len() + len + tail.len() && script.starts_with(head) && script.ends_with(tail) {
+        if script.len() == head.len() + len + tail.len()
+            && script.starts_with(head)
+            && script.ends_with(tail)
+        {
             out.push(t as u8);
             out.extend_from_slice(&script[head.len()..head.len() + len]);
             return;
@@ -134,7 +137,9 @@ pub fn put_key(out: &mut Vec<u8>, txnum: TxNum, vout: u32) {
 pub fn read_key(key: &[u8]) -> Result<(TxNum, u32), BadRow> {
     let mut rest = key;
     let txnum = num::take_array(&mut rest).map(TxNum::from_bytes);
-    txnum.zip(num::get_vout(rest)).ok_or_else(|| BadRow::new(COINS, "the key", key))
+    txnum
+        .zip(num::get_vout(rest))
+        .ok_or_else(|| BadRow::new(COINS, "the key", key))
 }
 
 /// Reads a value into amount and script.
@@ -181,7 +186,11 @@ mod tests {
 
     #[test]
     fn common_scripts_are_short() {
-        let body = Body::encode(5_000_000_000, &[&[0x76, 0xa9, 0x14][..], &[7; 20], &[0x88, 0xac]].concat(), &mut Vec::new());
+        let body = Body::encode(
+            5_000_000_000,
+            &[&[0x76, 0xa9, 0x14][..], &[7; 20], &[0x88, 0xac]].concat(),
+            &mut Vec::new(),
+        );
         assert_eq!(body.as_bytes().len(), 1 + 1 + 20);
         assert_eq!(body.heap_bytes(), 0);
     }

@@ -55,20 +55,30 @@ impl TipRow {
         let v = &mut value;
         let row = (|| {
             let height = u32::from_le_bytes(num::take_array(v)?);
-            Some(Self { height, hash: num::take_array(v)?, set: Box::new(num::take_array(v)?) })
+            Some(Self {
+                height,
+                hash: num::take_array(v)?,
+                set: Box::new(num::take_array(v)?),
+            })
         })();
-        row.filter(|_| value.is_empty()).ok_or_else(|| BadRow::new(META, "the tip", KEY_TIP))
+        row.filter(|_| value.is_empty())
+            .ok_or_else(|| BadRow::new(META, "the tip", KEY_TIP))
     }
 }
 
 /// Reads the row `format`.
 pub fn read_format(value: &[u8]) -> Result<u32, BadRow> {
-    value.try_into().map(u32::from_le_bytes).map_err(|_| BadRow::new(META, "the format", KEY_FORMAT))
+    value
+        .try_into()
+        .map(u32::from_le_bytes)
+        .map_err(|_| BadRow::new(META, "the format", KEY_FORMAT))
 }
 
 /// Reads the row `salt`.
 pub fn read_salt(value: &[u8]) -> Result<Salt, BadRow> {
-    value.try_into().map_err(|_| BadRow::new(META, "the salt", KEY_SALT))
+    value
+        .try_into()
+        .map_err(|_| BadRow::new(META, "the salt", KEY_SALT))
 }
 
 #[cfg(test)]

@@ -42,7 +42,11 @@ pub struct BadRow {
 impl BadRow {
     /// Names the part `what` of the row under `key` in `family`.
     pub fn new(family: &'static str, what: &'static str, key: &[u8]) -> Self {
-        Self { family, what, key: key.to_vec() }
+        Self {
+            family,
+            what,
+            key: key.to_vec(),
+        }
     }
 }
 

@@ -38,7 +38,10 @@ pub struct ScriptKey(pub [u8; KEY_LEN]);
 impl ScriptKey {
     /// The key of the script with this SHA-256.
     pub fn of_hash(salt: &Salt, script_hash: &Hash) -> Self {
-        let digest = Sha256::new().chain_update(salt).chain_update(script_hash).finalize();
+        let digest = Sha256::new()
+            .chain_update(salt)
+            .chain_update(script_hash)
+            .finalize();
         let mut out = [0; KEY_LEN];
         out.copy_from_slice(&digest[..KEY_LEN]);
         Self(out)
@@ -91,7 +94,14 @@ pub fn put_history(out: &mut Vec<u8>, first: TxNum, rest: impl IntoIterator<Item
     for txnum in rest {
         let up = txnum.height() - last.height();
         num::put_varint(out, u64::from(up));
-        num::put_varint(out, u64::from(if up == 0 { txnum.index() - last.index() } else { txnum.index() }));
+        num::put_varint(
+            out,
+            u64::from(if up == 0 {
+                txnum.index() - last.index()
+            } else {
+                txnum.index()
+            }),
+        );
         last = txnum;
     }
 }
@@ -113,8 +123,14 @@ pub fn read_history(key: &[u8], mut value: &[u8], out: &mut Vec<TxNum>) -> Resul
         let mut next = || num::get_varint(&mut value).and_then(|n| u32::try_from(n).ok());
         let (up, index) = next().zip(next()).ok_or_else(bad)?;
         let height = last.height().checked_add(up).ok_or_else(bad)?;
-        let index = if up == 0 { last.index().checked_add(index).ok_or_else(bad)? } else { index };
-        let txnum = TxNum::new(height, index).filter(|t| *t > last).ok_or_else(bad)?;
+        let index = if up == 0 {
+            last.index().checked_add(index).ok_or_else(bad)?
+        } else {
+            index
+        };
+        let txnum = TxNum::new(height, index)
+            .filter(|t| *t > last)
+            .ok_or_else(bad)?;
         out.push(txnum);
         last = txnum;
     }
@@ -159,7 +175,8 @@ mod tests {
     use proptest::prelude::*;
 
     fn txnum() -> impl Strategy<Value = TxNum> {
-        (0u32..50, prop_oneof![0u32..4, 0u32..=TxNum::MAX_INDEX]).prop_map(|(h, i)| TxNum::new(h * 300_000, i).unwrap())
+        (0u32..50, prop_oneof![0u32..4, 0u32..=TxNum::MAX_INDEX])
+            .prop_map(|(h, i)| TxNum::new(h * 300_000, i).unwrap())
     }
 
     proptest! {

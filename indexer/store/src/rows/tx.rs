@@ -33,14 +33,17 @@ pub fn txid_key(txid: &Hash, txnum: TxNum) -> [u8; PREFIX + 5] {
 /// Reads the txnum in a key of `txids`.
 pub fn read_txid_key(key: &[u8]) -> Result<TxNum, BadRow> {
     match key.split_at_checked(PREFIX) {
-        Some((_, rest)) if rest.len() == 5 => Ok(TxNum::from_bytes(rest.try_into().expect("5 bytes"))),
+        Some((_, rest)) if rest.len() == 5 => {
+            Ok(TxNum::from_bytes(rest.try_into().expect("5 bytes")))
+        }
         _ => Err(BadRow::new(TXIDS, "the key", key)),
     }
 }
 
 /// Key of the chunk that holds `txnum`.
 pub fn chunk_key(txnum: TxNum) -> [u8; 5] {
-    TxNum::from_low_bits(TxNum::first_of(txnum.height()).to_u64() | u64::from(txnum.index()) / CHUNK as u64).to_bytes()
+    let first = TxNum::first_of(txnum.height()).to_u64();
+    TxNum::from_low_bits(first + u64::from(txnum.index()) / CHUNK as u64).to_bytes()
 }
 
 /// Height and position of the first transaction of the chunk with this key.
@@ -65,7 +68,9 @@ pub fn put_chunk(out: &mut Vec<u8>, txids: &[Hash], spans: &[Span]) {
     out.push(txids.len() as u8);
     txids.iter().for_each(|id| out.extend_from_slice(id));
     num::put_varint(out, spans.first().map_or(0, |s| s.offset.into()));
-    spans.iter().for_each(|s| num::put_varint(out, s.len.into()));
+    spans
+        .iter()
+        .for_each(|s| num::put_varint(out, s.len.into()));
 }
 
 /// A chunk as it is in the database.
@@ -80,13 +85,22 @@ impl<'a> Chunk<'a> {
     /// Reads the value under `key`.
     pub fn read(key: &'a [u8], mut value: &'a [u8]) -> Result<Self, BadRow> {
         let bad = || BadRow::new(TXS, "the ids", key);
-        let n = usize::from(*num::take(&mut value, 1).ok_or_else(bad)?.first().ok_or_else(bad)?);
+        let n = usize::from(
+            *num::take(&mut value, 1)
+                .ok_or_else(bad)?
+                .first()
+                .ok_or_else(bad)?,
+        );
         if n == 0 || n > CHUNK {
             return Err(bad());
         }
         let ids = num::take(&mut value, n * 32).ok_or_else(bad)?;
         let (ids, _) = ids.as_chunks::<32>();
-        Ok(Self { ids, rest: value, key })
+        Ok(Self {
+            ids,
+            rest: value,
+            key,
+        })
     }
 
     /// The ids in order.
@@ -113,7 +127,9 @@ impl<'a> Chunk<'a> {
             }
             Some(spans)
         })();
-        spans.filter(|_| rest.is_empty()).ok_or_else(|| BadRow::new(TXS, "the places in the block", self.key))
+        spans
+            .filter(|_| rest.is_empty())
+            .ok_or_else(|| BadRow::new(TXS, "the places in the block", self.key))
     }
 }
 
