@@ -14,6 +14,7 @@ pub mod fetch;
 pub mod files;
 mod http;
 pub mod layered;
+pub mod mempool;
 pub mod p2p;
 pub mod rest;
 pub mod rpc;

@@ -23,10 +23,8 @@ const VERSION: i32 = 70_017;
 /// Longest payload: a block, or 2000 headers with AuxPoW.
 const MAX_PAYLOAD: usize = MAX_BLOCK + 1024;
 const CONNECT: Duration = Duration::from_secs(5);
-/// Time for an answer.
+/// Time for an answer, and for a message to be complete once it has begun.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Time for a message to be complete once it has begun.
-const MESSAGE: Duration = Duration::from_secs(30);
 const HEADERS: usize = 2000;
 
 const BLOCK: u32 = 2;
@@ -38,6 +36,7 @@ const MWEB: u32 = 1 << 29;
 pub struct P2p {
     address: SocketAddr,
     chain: &'static dyn Chain,
+    limit: Duration,
     peer: Mutex<Peer>,
 }
 
@@ -55,6 +54,8 @@ struct Link {
     stream: TcpStream,
     magic: [u8; 4],
     place: String,
+    /// Time for a message to be complete once it has begun.
+    limit: Duration,
 }
 
 struct Message {
@@ -63,8 +64,17 @@ struct Message {
 }
 
 impl P2p {
-    /// Connects to a peer and exchanges versions.
+    /// Connects to a peer and exchanges versions. An answer may take a minute.
     pub fn connect(address: SocketAddr, chain: &'static dyn Chain) -> Result<Self, SourceError> {
+        Self::connect_within(address, chain, ANSWER)
+    }
+
+    /// The same, with another time `limit` for each answer.
+    pub fn connect_within(
+        address: SocketAddr,
+        chain: &'static dyn Chain,
+        limit: Duration,
+    ) -> Result<Self, SourceError> {
         let peer = Peer {
             link: None,
             agent: String::new(),
@@ -74,6 +84,7 @@ impl P2p {
         let p2p = Self {
             address,
             chain,
+            limit,
             peer: Mutex::new(peer),
         };
         p2p.with(|_, _| Ok(()))?;
@@ -94,7 +105,7 @@ impl P2p {
         let mut link = match peer.link.take() {
             Some(link) => link,
             None => {
-                let (link, agent, height) = Link::open(self.address, self.chain)?;
+                let (link, agent, height) = Link::open(self.address, self.chain, self.limit)?;
                 peer.agent = agent;
                 peer.height = peer.height.max(height);
                 link
@@ -168,7 +179,11 @@ fn read_headers(
 }
 
 impl Link {
-    fn open(address: SocketAddr, chain: &dyn Chain) -> Result<(Self, String, u32), SourceError> {
+    fn open(
+        address: SocketAddr,
+        chain: &dyn Chain,
+        limit: Duration,
+    ) -> Result<(Self, String, u32), SourceError> {
         let place = address.to_string();
         let unreachable = |e: io::Error| SourceError::Unreachable {
             place: place.clone(),
@@ -176,13 +191,12 @@ impl Link {
         };
         let stream = TcpStream::connect_timeout(&address, CONNECT).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        stream
-            .set_write_timeout(Some(ANSWER))
-            .map_err(unreachable)?;
+        stream.set_write_timeout(Some(limit)).map_err(unreachable)?;
         let mut link = Self {
             stream,
             magic: chain.params().magic,
             place: place.clone(),
+            limit,
         };
         link.send("version", &version_message(address))?;
         let (mut theirs, mut acknowledged) = (None, false);
@@ -260,7 +274,7 @@ impl Link {
             }
             // Grows as bytes come, so that a claim alone takes no memory.
             let mut payload = Vec::new();
-            let until = Instant::now() + MESSAGE;
+            let until = Instant::now() + self.limit;
             while payload.len() < len {
                 let from = payload.len();
                 payload.resize(len.min(from + (1 << 20)), 0);
@@ -269,7 +283,7 @@ impl Link {
                     return Err(SourceError::Stalled {
                         place: self.place.clone(),
                         what,
-                        after: MESSAGE,
+                        after: self.limit,
                     });
                 }
             }
@@ -304,7 +318,7 @@ impl Link {
                     return Err(SourceError::Stalled {
                         place: self.place.clone(),
                         what,
-                        after: MESSAGE,
+                        after: self.limit,
                     });
                 }
                 return Ok(false);
@@ -320,7 +334,7 @@ impl Link {
                 }
                 Ok(n) => {
                     if have == 0 && whole {
-                        deadline = Instant::now() + MESSAGE;
+                        deadline = Instant::now() + self.limit;
                     }
                     have += n;
                 }
@@ -407,14 +421,14 @@ impl Source for P2p {
         payload.extend_from_slice(&ZERO);
         let headers = self.with(|link, notes| {
             link.send("getheaders", &payload)?;
-            let deadline = Instant::now() + ANSWER;
+            let deadline = Instant::now() + self.limit;
             loop {
                 let Some(message) = link.receive(deadline)? else {
                     let what = "getheaders (a node that is still catching up does not)".to_owned();
                     return Err(SourceError::Stalled {
                         place: link.place.clone(),
                         what,
-                        after: ANSWER,
+                        after: self.limit,
                     });
                 };
                 if message.command != "headers" {
@@ -455,7 +469,7 @@ impl Source for P2p {
         let mut found: HashMap<Hash, Vec<u8>> = HashMap::with_capacity(hashes.len());
         self.with(|link, notes| {
             link.send("getdata", &payload)?;
-            let deadline = Instant::now() + ANSWER;
+            let deadline = Instant::now() + self.limit;
             while found.len() < hashes.len() {
                 let missing = hashes
                     .iter()
@@ -468,7 +482,7 @@ impl Source for P2p {
                     return Err(SourceError::Stalled {
                         place: link.place.clone(),
                         what,
-                        after: ANSWER,
+                        after: self.limit,
                     });
                 };
                 match message.command.as_str() {
