@@ -533,9 +533,8 @@ impl Source for P2p {
             let heard = self.with(|link, notes| {
                 // Short, so that calls for blocks get their turn.
                 let until = deadline.min(Instant::now() + Duration::from_millis(100));
-                match link.receive(until)? {
-                    Some(message) => notes.hear(self.chain, &message),
-                    None => {}
+                if let Some(message) = link.receive(until)? {
+                    notes.hear(self.chain, &message);
                 }
                 Ok(())
             });

@@ -320,11 +320,7 @@ fn undo_data_of_another_block_is_not_taken() {
     key.apply(&mut rev, 0);
     let path = scratch.0.join("rev00000.dat");
     fs::write(&path, &rev).expect("writable");
-    fs::set_permissions(
-        &path,
-        fs::Permissions::from(std::os::unix::fs::PermissionsExt::from_mode(0o600)),
-    )
-    .expect("mode");
+    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
     let follower = follow(Files::open(&scratch.0, chain("bitcoin-regtest")).expect("readable"));
     for block in &follower.blocks {
         assert_eq!(follower.source.spent(block.hash()).expect("readable"), None);

@@ -109,7 +109,10 @@ impl Pair {
 
 #[test]
 fn the_pool_is_the_nodes() {
-    let Some(node) = Node::start("the_pool_is_the_nodes", &["-walletrbf=1"]) else {
+    let Some(node) = Node::start(
+        "the_pool_is_the_nodes",
+        &["-walletrbf=1", "-mempoolreplacement=1"],
+    ) else {
         return;
     };
     node.mine(110);
@@ -138,8 +141,10 @@ fn the_pool_is_the_nodes() {
     assert!(pair.pool.iter().any(|(_, e)| e.has_unconfirmed_inputs()));
 
     // Replacement: the old one and what hangs on it leave as the new one comes.
+    // A block first, for nodes refuse to replace at the end of a long chain.
+    pair.node.mine(1);
     let victim = pair.send(&address, 2.5);
-    pair.refresh();
+    assert_eq!(pair.refresh().added, [victim]);
     let bumped = pair.node.rpc("bumpfee", json!([hex(&victim)]));
     let replacement = from_hex(bumped["txid"].as_str().expect("id")).expect("id");
     let changes = pair.refresh();
