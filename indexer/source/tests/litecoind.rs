@@ -250,6 +250,22 @@ fn wrong_credentials_and_wrong_networks_are_named() {
     assert!(matches!(error, SourceError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("user nobody"), "{error}");
 
+    for kind in ["legacy", "p2sh-segwit", "bech32"] {
+        let address = node.rpc("getnewaddress", json!(["", kind]));
+        let address = address.as_str().expect("an address");
+        let script = weft_chain::address::to_script(chain(NETWORK).params(), address).expect(kind);
+        let info = node.rpc("getaddressinfo", json!([address]));
+        assert_eq!(
+            info["scriptPubKey"].as_str().map(common::unhex),
+            Some(script.clone()),
+            "{kind}"
+        );
+        assert_eq!(
+            weft_chain::address::from_script(chain(NETWORK).params(), &script).as_deref(),
+            Some(address)
+        );
+    }
+
     let other = chain("bitcoin-regtest");
     let error = Rpc::connect(node.client(Duration::ZERO), other).expect_err("another network");
     assert!(matches!(error, SourceError::OtherNetwork { .. }), "{error}");
