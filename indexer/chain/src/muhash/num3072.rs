@@ -3,8 +3,6 @@
 //! 48 limbs of 64 bits, least significant first; a value may be anything below 2³⁰⁷² and is
 //! brought below p only where that shows (bytes, comparison).
 
-#![allow(unsafe_code)]
-
 use std::fmt;
 
 /// 2³⁰⁷² − p.
@@ -79,12 +77,6 @@ impl Num3072 {
     /// Multiplies in place.
     #[inline]
     pub fn mul(&mut self, by: &Self) {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("bmi2") {
-            // SAFETY: the processor has the feature.
-            self.0 = unsafe { multiply_bmi2(&self.0, &by.0) };
-            return;
-        }
         self.0 = fold(&multiply(&self.0, &by.0));
     }
 
@@ -95,57 +87,20 @@ impl Num3072 {
     }
 }
 
-/// A sum of products of limbs: 192 bits.
-#[derive(Clone, Copy, Default)]
-struct Column {
-    low: u128,
-    high: u64,
-}
-
-impl Column {
-    #[inline(always)]
-    fn add(&mut self, n: u128) {
-        let (sum, carry) = self.low.overflowing_add(n);
-        self.low = sum;
-        self.high += u64::from(carry);
-    }
-
-    /// Takes the lowest limb out and moves the others down.
-    #[inline(always)]
-    fn shift(&mut self) -> u64 {
-        let limb = self.low as u64;
-        self.low = self.low >> 64 | u128::from(self.high) << 64;
-        self.high = 0;
-        limb
-    }
-}
-
-/// Limbs `i` and `j` with `i + j == k`, as ranges of equal length, the second to be reversed.
-#[inline(always)]
-fn column(k: usize) -> std::ops::Range<usize> {
-    k.saturating_sub(LIMBS - 1)..k.min(LIMBS - 1) + 1
-}
-
-/// The product with the instruction that multiplies without touching the flags.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "bmi2")]
-fn multiply_bmi2(a: &[u64; LIMBS], b: &[u64; LIMBS]) -> [u64; LIMBS] {
-    fold(&multiply(a, b))
-}
-
-/// The product of two numbers, 96 limbs, column by column.
+/// The product of two numbers, 96 limbs, row by row.
 #[inline(always)]
 fn multiply(a: &[u64; LIMBS], b: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
     let mut out = [0u64; 2 * LIMBS];
-    let mut sum = Column::default();
-    for (k, o) in out.iter_mut().enumerate().take(2 * LIMBS - 1) {
-        let range = column(k);
-        for (&x, &y) in a[range.clone()].iter().zip(b[range].iter().rev()) {
-            sum.add(u128::from(x) * u128::from(y));
+    for (i, &x) in a.iter().enumerate() {
+        let mut carry = 0u64;
+        let (row, top) = out[i..=i + LIMBS].split_at_mut(LIMBS);
+        for (o, &y) in row.iter_mut().zip(b) {
+            let t = u128::from(x) * u128::from(y) + u128::from(*o) + u128::from(carry);
+            *o = t as u64;
+            carry = (t >> 64) as u64;
         }
-        *o = sum.shift();
+        top[0] = carry;
     }
-    out[2 * LIMBS - 1] = sum.shift();
     out
 }
 
