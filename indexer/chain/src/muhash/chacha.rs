@@ -58,15 +58,17 @@ fn blocks(key: &[u8; 32]) -> [u8; 384] {
 
 #[inline(always)]
 fn add(x: &mut [Words; 16], a: usize, b: usize) {
-    for lane in 0..8 {
-        x[a][lane] = x[a][lane].wrapping_add(x[b][lane]);
+    let other = x[b];
+    for (word, other) in x[a].iter_mut().zip(other) {
+        *word = word.wrapping_add(other);
     }
 }
 
 #[inline(always)]
 fn turn<const N: u32>(x: &mut [Words; 16], a: usize, b: usize) {
-    for lane in 0..8 {
-        x[a][lane] = (x[a][lane] ^ x[b][lane]).rotate_left(N);
+    let other = x[b];
+    for (word, other) in x[a].iter_mut().zip(other) {
+        *word = (*word ^ other).rotate_left(N);
     }
 }
 
