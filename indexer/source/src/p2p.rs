@@ -379,6 +379,17 @@ fn version_message(address: SocketAddr) -> Vec<u8> {
     out
 }
 
+/// A nonce that differs from one question to the next.
+fn ping_nonce(question: &[u8]) -> [u8; 8] {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.subsec_nanos());
+    let hash = sha256d(&[question, &now.to_le_bytes()].concat());
+    let mut nonce = [0; 8];
+    nonce.copy_from_slice(&hash[..8]);
+    nonce
+}
+
 fn read_version(payload: &[u8]) -> Result<(String, u32), weft_chain::Error> {
     let mut r = Reader::new(payload);
     r.take(4 + 8 + 8 + 26 + 26 + 8, "version")?;
@@ -421,16 +432,23 @@ impl Source for P2p {
         payload.extend_from_slice(&ZERO);
         let headers = self.with(|link, notes| {
             link.send("getheaders", &payload)?;
+            // Some nodes say nothing if there are no headers (bcoin), or while they catch up
+            // (Core); messages are answered in order, so a ping after it ends the wait.
+            let nonce = ping_nonce(&payload);
+            link.send("ping", &nonce)?;
             let deadline = Instant::now() + self.limit;
             loop {
                 let Some(message) = link.receive(deadline)? else {
-                    let what = "getheaders (a node that is still catching up does not)".to_owned();
+                    let what = "getheaders".to_owned();
                     return Err(SourceError::Stalled {
                         place: link.place.clone(),
                         what,
                         after: self.limit,
                     });
                 };
+                if message.command == "pong" && message.payload == nonce {
+                    return Ok(Vec::new());
+                }
                 if message.command != "headers" {
                     notes.hear(self.chain, &message);
                     continue;

@@ -651,6 +651,7 @@ fn peer(answer: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> Sock
                 ]
                 .concat(),
                 "verack" | "sendheaders" | "pong" => continue,
+                "ping" => message(magic, "pong", &payload),
                 command => answer(command, &payload),
             };
             if bytes.is_empty() || stream.write_all(&bytes).is_err() {
