@@ -102,7 +102,15 @@ impl Block {
             outputs: Vec::with_capacity(2 * count),
         };
         for n in 0..count {
-            list.read(chain, &mut r, n == 0)?;
+            list.read(
+                chain,
+                &mut r,
+                if n == 0 {
+                    Place::Coinbase
+                } else {
+                    Place::Block
+                },
+            )?;
         }
         if count == 0 {
             return Err(malformed(
@@ -395,6 +403,14 @@ impl<'a> Tx<'a> {
     }
 }
 
+/// Where a transaction stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Coinbase,
+    Block,
+    Loose,
+}
+
 struct Lists {
     txs: Vec<TxEntry>,
     inputs: Vec<Input>,
@@ -402,7 +418,8 @@ struct Lists {
 }
 
 impl Lists {
-    fn read(&mut self, chain: &dyn Chain, r: &mut Reader<'_>, coinbase: bool) -> Result<(), Error> {
+    fn read(&mut self, chain: &dyn Chain, r: &mut Reader<'_>, place: Place) -> Result<(), Error> {
+        let coinbase = place == Place::Coinbase;
         let start = r.position();
         let (first_input, first_output) = (self.inputs.len(), self.outputs.len());
         let raw = r.data();
@@ -491,11 +508,15 @@ impl Lists {
         }
         let mweb = flags & 8 != 0;
         if mweb && r.u8("extension part")? != 0 {
-            return Err(malformed(
-                "transaction",
-                start,
-                "a block holds no extension transactions, only a HogEx",
-            ));
+            if place != Place::Loose {
+                return Err(malformed(
+                    "transaction",
+                    start,
+                    "a block holds no extension transactions, only a HogEx",
+                ));
+            }
+            // Its length is not written; only the lock time follows.
+            r.take(r.remaining().saturating_sub(4), "extension part")?;
         }
         let lock_time = r.take(4, "lock time")?;
         let txid = if flags == 0 {
@@ -521,7 +542,8 @@ impl Lists {
 
 /// A transaction by itself, as a mempool has it: the same views as in a block.
 ///
-/// Its `index` is 1 (it is no coinbase) and its position starts at 0.
+/// Its `index` is 1 (it is no coinbase) and its position starts at 0. Litecoin's may carry an
+/// extension part; one that has nothing else, no inputs and no outputs, is refused.
 #[derive(Debug, Clone)]
 pub struct LooseTx(Block);
 
@@ -537,7 +559,7 @@ impl LooseTx {
             outputs: Vec::new(),
         };
         let mut r = Reader::new(&raw);
-        list.read(chain, &mut r, false)?;
+        list.read(chain, &mut r, Place::Loose)?;
         r.finish("transaction")?;
         let Lists {
             txs,

@@ -109,7 +109,7 @@ pub enum SourceError {
         source: Box<weft_chain::Error>,
     },
     /// Nothing came in time.
-    #[error("{place} has not answered {what} for {} seconds", .after.as_secs())]
+    #[error("{place} has not answered {what} for {} seconds", .after.as_secs_f32())]
     Stalled {
         /// Address.
         place: String,

@@ -22,7 +22,7 @@ use weft_chain::headers::HeaderTree;
 use weft_chain::wire::Reader;
 use weft_chain::{Block, Chain, Error, Hash, Header, undo};
 
-use crate::{Ahead, FullHeader, Kind, Source, SourceError, Spent, Tip};
+use crate::{Ahead, FullHeader, Kind, Source, SourceError, Spent, Tip, check_work};
 
 /// Bytes read to see a record's header: its head, the header, and most AuxPoW proofs.
 const PEEK: usize = 4096;
@@ -32,6 +32,8 @@ const SKIP: usize = 1 << 20;
 const OPEN: usize = 16;
 /// Most headers kept that wait for a predecessor.
 const MAX_WAITING: usize = 100_000;
+/// Headers whose work is checked together.
+const TOGETHER: usize = 4096;
 /// Headers given at a time, as the nodes do.
 const HEADERS: usize = 2000;
 /// Pause between looks at the files.
@@ -51,7 +53,7 @@ struct State {
     tree: HeaderTree,
     locations: HashMap<Hash, Location>,
     /// Headers without a known predecessor, by the predecessor's hash.
-    waiting: HashMap<Hash, Vec<(FullHeader, Location)>>,
+    waiting: HashMap<Hash, Vec<(Header, Location)>>,
     waiting_count: usize,
     /// Next file to be read and how far.
     file: u32,
@@ -219,22 +221,39 @@ impl Files {
         }
     }
 
-    /// Reads one file on from where the last look ended.
+    /// Reads one file on from where the last look ended; `true` if the best chain changed.
     fn scan(&self, state: &mut State, last: bool) -> Result<bool, SourceError> {
-        let number = state.file;
         let mut changed = false;
         loop {
+            let mut found = Vec::new();
+            let read = self.read_records(state, last, &mut found);
+            changed |= self.take_in(state, found);
+            if !read? {
+                return Ok(changed);
+            }
+        }
+    }
+
+    /// Appends the headers of new records to `found`; `true` if there may be more.
+    fn read_records(
+        &self,
+        state: &mut State,
+        last: bool,
+        found: &mut Vec<(FullHeader, Location)>,
+    ) -> Result<bool, SourceError> {
+        let number = state.file;
+        while found.len() < TOGETHER {
             let at = state.offset;
             if last {
                 // The preallocated tail is zeros on the disk, whatever the key.
                 let head = self.read_raw(false, number, at, RECORD_HEAD)?;
                 if head.len() < RECORD_HEAD || head.iter().all(|b| *b == 0) {
-                    return Ok(changed);
+                    return Ok(false);
                 }
             }
             let data = self.read(false, number, at, PEEK)?;
             match step(&self.chain.params().magic, FileKind::Blocks, &data) {
-                Step::More => return Ok(changed),
+                Step::More => return Ok(false),
                 Step::Skip(_) => {
                     let data = self.read(false, number, at, SKIP)?;
                     match step(&self.chain.params().magic, FileKind::Blocks, &data) {
@@ -244,10 +263,10 @@ impl Files {
                                 && data.len() < SKIP =>
                         {
                             // Nothing up to the end of the file: perhaps the node is writing here.
-                            return Ok(changed);
+                            return Ok(false);
                         }
                         Step::Skip(n) => state.offset += n as u64,
-                        Step::More => return Ok(changed),
+                        Step::More => return Ok(false),
                         Step::Record(_) => return Err(self.moved(number)),
                     }
                 }
@@ -257,18 +276,22 @@ impl Files {
                         offset: (at + RECORD_HEAD as u64) as u32,
                         len,
                     };
-                    match self.record(state, location, &data, last)? {
-                        Some(best) => {
-                            changed |= best;
+                    match self.record(location, &data, last)? {
+                        Some(header) => {
+                            match header {
+                                Ok(header) => found.push((header, location)),
+                                Err(e) => self.refuse(state, e),
+                            }
                             state.offset = at + RECORD_HEAD as u64 + u64::from(len);
                         }
-                        None if last => return Ok(changed),
+                        None if last => return Ok(false),
                         // A length that leads nowhere: look on behind the magic.
                         None => state.offset += 4,
                     }
                 }
             }
         }
+        Ok(true)
     }
 
     fn moved(&self, number: u32) -> SourceError {
@@ -278,14 +301,13 @@ impl Files {
         }
     }
 
-    /// Takes a record in; `None` if it is not whole.
+    /// The header of a record, or why it has none; `None` if the record is not whole.
     fn record(
         &self,
-        state: &mut State,
         location: Location,
         data: &[u8],
         last: bool,
-    ) -> Result<Option<bool>, SourceError> {
+    ) -> Result<Option<Result<FullHeader, Error>>, SourceError> {
         let Location { file, offset, len } = location;
         let end = u64::from(offset) + u64::from(len);
         // Whether something follows, which the node begins only when this is written.
@@ -305,14 +327,21 @@ impl Files {
                 return Ok(None);
             }
         }
-        let header = match self.full_header(&content, location)? {
-            Ok(header) => header,
-            Err(e) => {
-                self.refuse(state, e);
-                return Ok(Some(false));
+        self.full_header(&content, location).map(Some)
+    }
+
+    /// Checks the work of headers, many at once, and puts them into the tree.
+    fn take_in(&self, state: &mut State, found: Vec<(FullHeader, Location)>) -> bool {
+        let (headers, locations): (Vec<FullHeader>, Vec<Location>) = found.into_iter().unzip();
+        let checked = check_work(self.chain, &headers);
+        let mut changed = false;
+        for ((header, location), checked) in headers.into_iter().zip(locations).zip(checked) {
+            match checked {
+                Ok(()) => changed |= self.link(state, header.header, location),
+                Err(e) => self.refuse(state, e),
             }
-        };
-        Ok(Some(self.link(state, header, location)))
+        }
+        changed
     }
 
     /// The header of a record of which the beginning was read.
@@ -346,18 +375,18 @@ impl Files {
         state.last_refused = Some(e);
     }
 
-    /// Puts a header into the tree, and those that waited for it.
-    fn link(&self, state: &mut State, header: FullHeader, location: Location) -> bool {
+    /// Puts a header whose work was checked into the tree, and those that waited for it.
+    fn link(&self, state: &mut State, header: Header, location: Location) -> bool {
         let genesis = state.tree.root().hash;
         let mut changed = false;
         let mut todo = vec![(header, location)];
-        while let Some((full, location)) = todo.pop() {
-            let hash = full.header.hash();
+        while let Some((header, location)) = todo.pop() {
+            let hash = header.hash();
             if hash == genesis || state.tree.get(&hash).is_some() {
                 // A node may have stored a block twice; either will do.
                 state.locations.entry(hash).or_insert(location);
             } else {
-                match state.tree.insert(&full.header, full.auxpow.as_deref()) {
+                match state.tree.insert_trusted(&header) {
                     Ok(best) => {
                         changed |= best;
                         state.locations.insert(hash, location);
@@ -369,7 +398,7 @@ impl Files {
                                 .waiting
                                 .entry(prev)
                                 .or_default()
-                                .push((full, location));
+                                .push((header, location));
                         } else {
                             state.refused += 1;
                         }

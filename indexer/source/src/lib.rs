@@ -14,9 +14,11 @@ pub mod fetch;
 pub mod files;
 mod http;
 pub mod layered;
+pub mod mempool;
 pub mod p2p;
 pub mod rest;
 pub mod rpc;
+mod work;
 
 use std::fmt::Debug;
 use std::time::Duration;
@@ -27,6 +29,7 @@ pub use fetch::{BlockStream, FetchConfig, fetch};
 use weft_chain::chains::AuxPow;
 use weft_chain::undo::SpentOutput;
 use weft_chain::{Chain, Coin, Hash, Header};
+pub use work::check_work;
 
 /// The four kinds of source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, serde::Serialize)]

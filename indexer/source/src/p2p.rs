@@ -23,10 +23,8 @@ const VERSION: i32 = 70_017;
 /// Longest payload: a block, or 2000 headers with AuxPoW.
 const MAX_PAYLOAD: usize = MAX_BLOCK + 1024;
 const CONNECT: Duration = Duration::from_secs(5);
-/// Time for an answer.
+/// Time for an answer, and for a message to be complete once it has begun.
 const ANSWER: Duration = Duration::from_secs(60);
-/// Time for a message to be complete once it has begun.
-const MESSAGE: Duration = Duration::from_secs(30);
 const HEADERS: usize = 2000;
 
 const BLOCK: u32 = 2;
@@ -38,6 +36,7 @@ const MWEB: u32 = 1 << 29;
 pub struct P2p {
     address: SocketAddr,
     chain: &'static dyn Chain,
+    limit: Duration,
     peer: Mutex<Peer>,
 }
 
@@ -55,6 +54,8 @@ struct Link {
     stream: TcpStream,
     magic: [u8; 4],
     place: String,
+    /// Time for a message to be complete once it has begun.
+    limit: Duration,
 }
 
 struct Message {
@@ -63,8 +64,17 @@ struct Message {
 }
 
 impl P2p {
-    /// Connects to a peer and exchanges versions.
+    /// Connects to a peer and exchanges versions. An answer may take a minute.
     pub fn connect(address: SocketAddr, chain: &'static dyn Chain) -> Result<Self, SourceError> {
+        Self::connect_within(address, chain, ANSWER)
+    }
+
+    /// The same, with another time `limit` for each answer.
+    pub fn connect_within(
+        address: SocketAddr,
+        chain: &'static dyn Chain,
+        limit: Duration,
+    ) -> Result<Self, SourceError> {
         let peer = Peer {
             link: None,
             agent: String::new(),
@@ -74,6 +84,7 @@ impl P2p {
         let p2p = Self {
             address,
             chain,
+            limit,
             peer: Mutex::new(peer),
         };
         p2p.with(|_, _| Ok(()))?;
@@ -94,7 +105,7 @@ impl P2p {
         let mut link = match peer.link.take() {
             Some(link) => link,
             None => {
-                let (link, agent, height) = Link::open(self.address, self.chain)?;
+                let (link, agent, height) = Link::open(self.address, self.chain, self.limit)?;
                 peer.agent = agent;
                 peer.height = peer.height.max(height);
                 link
@@ -168,7 +179,11 @@ fn read_headers(
 }
 
 impl Link {
-    fn open(address: SocketAddr, chain: &dyn Chain) -> Result<(Self, String, u32), SourceError> {
+    fn open(
+        address: SocketAddr,
+        chain: &dyn Chain,
+        limit: Duration,
+    ) -> Result<(Self, String, u32), SourceError> {
         let place = address.to_string();
         let unreachable = |e: io::Error| SourceError::Unreachable {
             place: place.clone(),
@@ -176,13 +191,12 @@ impl Link {
         };
         let stream = TcpStream::connect_timeout(&address, CONNECT).map_err(unreachable)?;
         stream.set_nodelay(true).map_err(unreachable)?;
-        stream
-            .set_write_timeout(Some(ANSWER))
-            .map_err(unreachable)?;
+        stream.set_write_timeout(Some(limit)).map_err(unreachable)?;
         let mut link = Self {
             stream,
             magic: chain.params().magic,
             place: place.clone(),
+            limit,
         };
         link.send("version", &version_message(address))?;
         let (mut theirs, mut acknowledged) = (None, false);
@@ -260,7 +274,7 @@ impl Link {
             }
             // Grows as bytes come, so that a claim alone takes no memory.
             let mut payload = Vec::new();
-            let until = Instant::now() + MESSAGE;
+            let until = Instant::now() + self.limit;
             while payload.len() < len {
                 let from = payload.len();
                 payload.resize(len.min(from + (1 << 20)), 0);
@@ -269,7 +283,7 @@ impl Link {
                     return Err(SourceError::Stalled {
                         place: self.place.clone(),
                         what,
-                        after: MESSAGE,
+                        after: self.limit,
                     });
                 }
             }
@@ -304,7 +318,7 @@ impl Link {
                     return Err(SourceError::Stalled {
                         place: self.place.clone(),
                         what,
-                        after: MESSAGE,
+                        after: self.limit,
                     });
                 }
                 return Ok(false);
@@ -320,7 +334,7 @@ impl Link {
                 }
                 Ok(n) => {
                     if have == 0 && whole {
-                        deadline = Instant::now() + MESSAGE;
+                        deadline = Instant::now() + self.limit;
                     }
                     have += n;
                 }
@@ -365,6 +379,17 @@ fn version_message(address: SocketAddr) -> Vec<u8> {
     out
 }
 
+/// A nonce that differs from one question to the next.
+fn ping_nonce(question: &[u8]) -> [u8; 8] {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.subsec_nanos());
+    let hash = sha256d(&[question, &now.to_le_bytes()].concat());
+    let mut nonce = [0; 8];
+    nonce.copy_from_slice(&hash[..8]);
+    nonce
+}
+
 fn read_version(payload: &[u8]) -> Result<(String, u32), weft_chain::Error> {
     let mut r = Reader::new(payload);
     r.take(4 + 8 + 8 + 26 + 26 + 8, "version")?;
@@ -407,16 +432,23 @@ impl Source for P2p {
         payload.extend_from_slice(&ZERO);
         let headers = self.with(|link, notes| {
             link.send("getheaders", &payload)?;
-            let deadline = Instant::now() + ANSWER;
+            // Some nodes say nothing if there are no headers (bcoin), or while they catch up
+            // (Core); messages are answered in order, so a ping after it ends the wait.
+            let nonce = ping_nonce(&payload);
+            link.send("ping", &nonce)?;
+            let deadline = Instant::now() + self.limit;
             loop {
                 let Some(message) = link.receive(deadline)? else {
-                    let what = "getheaders (a node that is still catching up does not)".to_owned();
+                    let what = "getheaders".to_owned();
                     return Err(SourceError::Stalled {
                         place: link.place.clone(),
                         what,
-                        after: ANSWER,
+                        after: self.limit,
                     });
                 };
+                if message.command == "pong" && message.payload == nonce {
+                    return Ok(Vec::new());
+                }
                 if message.command != "headers" {
                     notes.hear(self.chain, &message);
                     continue;
@@ -455,7 +487,7 @@ impl Source for P2p {
         let mut found: HashMap<Hash, Vec<u8>> = HashMap::with_capacity(hashes.len());
         self.with(|link, notes| {
             link.send("getdata", &payload)?;
-            let deadline = Instant::now() + ANSWER;
+            let deadline = Instant::now() + self.limit;
             while found.len() < hashes.len() {
                 let missing = hashes
                     .iter()
@@ -468,7 +500,7 @@ impl Source for P2p {
                     return Err(SourceError::Stalled {
                         place: link.place.clone(),
                         what,
-                        after: ANSWER,
+                        after: self.limit,
                     });
                 };
                 match message.command.as_str() {
@@ -519,9 +551,8 @@ impl Source for P2p {
             let heard = self.with(|link, notes| {
                 // Short, so that calls for blocks get their turn.
                 let until = deadline.min(Instant::now() + Duration::from_millis(100));
-                match link.receive(until)? {
-                    Some(message) => notes.hear(self.chain, &message),
-                    None => {}
+                if let Some(message) = link.receive(until)? {
+                    notes.hear(self.chain, &message);
                 }
                 Ok(())
             });

@@ -313,6 +313,12 @@ impl RpcClient {
     }
 }
 
+/// Whether a node says that it does not know a block: code -5, or -1 of bcoin.
+fn is_not_found(e: &SourceError) -> bool {
+    matches!(e, SourceError::Rpc { code: -5, .. })
+        || matches!(e, SourceError::Rpc { code: -1, message, .. } if message.contains("not found"))
+}
+
 /// Decodes hexadecimal digits.
 pub(crate) fn unhex(text: &str) -> Option<Vec<u8>> {
     let digit = |c: u8| match c {
@@ -370,7 +376,7 @@ impl Rpc {
     /// Height of a block on the node's best chain; `None` if it is not on it.
     fn height_on_chain(&self, hash: &Hash) -> Result<Option<u32>, SourceError> {
         let header: Value = match self.client.call("getblockheader", json!([hex(hash), true])) {
-            Err(SourceError::Rpc { code: -5, .. }) => return Ok(None),
+            Err(e) if is_not_found(&e) => return Ok(None),
             other => other?,
         };
         let confirmations = header
@@ -392,7 +398,7 @@ impl Rpc {
     fn explain(&self, block: &Hash, error: SourceError) -> SourceError {
         let place = self.client.place().to_owned();
         match &error {
-            SourceError::Rpc { code: -5, .. } => SourceError::NoBlock {
+            e if is_not_found(e) => SourceError::NoBlock {
                 place,
                 block: *block,
             },

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use common::{Follower, Node, chain, eventually};
 use serde_json::{Value, json};
-use weft_chain::hash::hex;
+use weft_chain::hash::{from_hex, hex};
 use weft_chain::setinfo::Kind as HashKind;
 use weft_source::files::Files;
+use weft_source::mempool::Mempool;
 use weft_source::p2p::P2p;
 use weft_source::rest::Rest;
 use weft_source::rpc::Rpc;
@@ -78,6 +79,35 @@ fn mweb_chain(node: &Node) {
     node.mine(8);
 }
 
+/// Transactions into the extension block are read, those within it alone are passed over.
+fn mempool_with_extension_transactions(node: &Node, follower: &Follower) {
+    let hidden = node.rpc("getnewaddress", json!(["", "mweb"]));
+    let peg_in = node.rpc("sendtoaddress", json!([hidden, 100]));
+    let plain = node.rpc("sendtoaddress", json!([node.address(), 1]));
+    let within = node.rpc("sendtoaddress", json!([hidden, 0.25]));
+    let coins = follower.coins();
+    let coin = |at: &weft_chain::OutPoint| coins.get(at).map(|c| (c.value, c.script.clone()));
+    let mut pool = Mempool::new(chain(NETWORK));
+    pool.refresh(&node.client(Duration::from_secs(10)), coin)
+        .expect("it refreshes");
+    let mut seen = 0;
+    for id in [peg_in, plain, within] {
+        let raw = node.rpc("getrawtransaction", json!([id]));
+        let id = from_hex(id.as_str().expect("an id")).expect("an id");
+        // Version, mark and flags, then no inputs: nothing outside of the extension block.
+        let alone = raw.as_str().expect("hex").get(8..14) == Some("000800");
+        assert_eq!(pool.get(&id).is_none(), alone, "{raw}");
+        seen += usize::from(!alone);
+    }
+    assert!(seen > 0);
+    assert_eq!(pool.len(), seen);
+    // A second time nothing is new, whatever was passed over.
+    let again = pool
+        .refresh(&node.client(Duration::from_secs(10)), coin)
+        .expect("it refreshes");
+    assert_eq!(again, weft_source::mempool::Changes::default());
+}
+
 #[test]
 fn every_source_gives_the_same_chain() {
     let Some(node) = Node::start("every_source_gives_the_same_chain", &[]) else {
@@ -119,6 +149,7 @@ fn every_source_gives_the_same_chain() {
             );
         }
     }
+    mempool_with_extension_transactions(&node, &followers[0]);
     // Undo data beside the blocks: a coin for each input, with the value the set had.
     let files = &followers[2];
     let mut spent_coins = 0;
@@ -249,6 +280,22 @@ fn wrong_credentials_and_wrong_networks_are_named() {
         .expect_err("refused");
     assert!(matches!(error, SourceError::Refused { .. }), "{error}");
     assert!(error.to_string().contains("user nobody"), "{error}");
+
+    for kind in ["legacy", "p2sh-segwit", "bech32"] {
+        let address = node.rpc("getnewaddress", json!(["", kind]));
+        let address = address.as_str().expect("an address");
+        let script = weft_chain::address::to_script(chain(NETWORK).params(), address).expect(kind);
+        let info = node.rpc("getaddressinfo", json!([address]));
+        assert_eq!(
+            info["scriptPubKey"].as_str().map(common::unhex),
+            Some(script.clone()),
+            "{kind}"
+        );
+        assert_eq!(
+            weft_chain::address::from_script(chain(NETWORK).params(), &script).as_deref(),
+            Some(address)
+        );
+    }
 
     let other = chain("bitcoin-regtest");
     let error = Rpc::connect(node.client(Duration::ZERO), other).expect_err("another network");

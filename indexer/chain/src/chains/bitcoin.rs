@@ -1,4 +1,6 @@
 //! Bitcoin: main network, testnet3, testnet4, signet, regtest.
+//!
+//! The signatures of signet's blocks (BIP325) are not checked, only their little work.
 
 use std::sync::LazyLock;
 

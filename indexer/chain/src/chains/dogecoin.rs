@@ -119,7 +119,8 @@ impl Chain for Dogecoin {
         };
         // Versions 1 and 2 of the time before merged mining have no chain number.
         let legacy = matches!(header.version, 1 | 2);
-        if self.strict_chain_id && !legacy && (header.version as u32) >> 16 != CHAIN_ID {
+        let chain_id = (header.version as u32) >> 16;
+        if self.strict_chain_id && !legacy && chain_id != CHAIN_ID {
             return Err(refuse("the version has not this chain's number"));
         }
         match auxpow {
@@ -127,7 +128,7 @@ impl Chain for Dogecoin {
                 "a proof of merged mining is there, but the version does not say so",
             )),
             Some(aux) => {
-                aux.check(&header.hash(), CHAIN_ID, self.strict_chain_id)
+                aux.check(&header.hash(), chain_id, self.strict_chain_id)
                     .map_err(refuse)?;
                 check_target(&self.params, header, || scrypt(&aux.parent.to_bytes()))
             }
@@ -174,6 +175,6 @@ impl Chain for Dogecoin {
         } else {
             span.clamp(whole / 16, whole * 4)
         };
-        Some(scale(prev.header.bits, span, whole, limit))
+        Some(scale(prev.header.bits, span, whole, limit, false))
     }
 }

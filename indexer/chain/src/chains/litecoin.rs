@@ -1,4 +1,7 @@
 //! Litecoin: main network, testnet, regtest. Scrypt proof of work, MWEB extension blocks.
+//!
+//! What stands in an extension block is not read: it moves no coin of the transparent set except
+//! through the HogEx transaction, which is under the Merkle root.
 
 use std::sync::LazyLock;
 

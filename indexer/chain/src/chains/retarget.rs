@@ -87,15 +87,16 @@ impl Periodic {
             span.clamp(whole / 4, whole * 4),
             whole,
             self.limit,
+            self.whole_period,
         ))
     }
 }
 
 /// The compact target `bits · span / whole`, at most `limit`.
 ///
-/// Limits near 2²³⁶ would overflow 256 bits; then one bit is dropped first, as Litecoin's nodes
-/// do.
-pub(super) fn scale(bits: u32, span: i64, whole: i64, limit: u32) -> u32 {
+/// Litecoin's nodes drop one bit of a target as wide as the limit, whose product would overflow
+/// 256 bits; `drop_bit` does the same.
+pub(super) fn scale(bits: u32, span: i64, whole: i64, limit: u32, drop_bit: bool) -> u32 {
     let (Some(old), Some(most)) = (Target::from_compact(bits), Target::from_compact(limit)) else {
         return limit;
     };
@@ -103,7 +104,207 @@ pub(super) fn scale(bits: u32, span: i64, whole: i64, limit: u32) -> u32 {
         span.clamp(0, u32::MAX.into()) as u32,
         whole.clamp(1, u32::MAX.into()) as u32,
     );
-    let shift = u32::from(old.bits() > 235);
+    let shift = u32::from(drop_bit && old.bits() >= most.bits());
     let new = old.shift_right(shift).scale(span, whole).shift_left(shift);
     if new > most { limit } else { new.to_compact() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chains::by_name;
+
+    /// One ancestor that matters, at the height asked for.
+    struct First {
+        height: u32,
+        time: u32,
+        bits: u32,
+    }
+
+    impl Ancestors for First {
+        fn ancestor(&self, of: &Ancestor, height: u32) -> Option<Ancestor> {
+            assert_eq!(
+                height, self.height,
+                "which block the period is measured from"
+            );
+            let header = Header {
+                time: self.time,
+                bits: self.bits,
+                ..of.header
+            };
+            Some(Ancestor {
+                height,
+                header,
+                ..*of
+            })
+        }
+    }
+
+    fn next(
+        network: &str,
+        (first, first_time): (u32, u32),
+        (height, time): (u32, u32),
+        bits: u32,
+    ) -> u32 {
+        let chain = by_name(network).expect("known");
+        let header = Header {
+            time,
+            bits,
+            ..chain.params().genesis
+        };
+        let prev = Ancestor {
+            hash: header.hash(),
+            height,
+            header,
+        };
+        let ancestors = First {
+            height: first,
+            time: first_time,
+            bits,
+        };
+        chain
+            .next_bits(&ancestors, &prev, time + 60)
+            .expect("known")
+    }
+
+    /// Vectors of the nodes' own tests: heights, times and targets of real blocks.
+    #[test]
+    fn targets_of_real_blocks() {
+        for (network, first, prev, bits, want) in [
+            (
+                "bitcoin",
+                (30_240, 1_261_130_161),
+                (32_255, 1_262_152_739),
+                0x1d00_ffff,
+                0x1d00_d86a,
+            ),
+            (
+                "bitcoin",
+                (0, 1_231_006_505),
+                (2_015, 1_233_061_996),
+                0x1d00_ffff,
+                0x1d00_ffff,
+            ),
+            (
+                "bitcoin",
+                (66_528, 1_279_008_237),
+                (68_543, 1_279_297_671),
+                0x1c05_a3f4,
+                0x1c01_68fd,
+            ),
+            (
+                "bitcoin",
+                (44_352, 1_263_163_443),
+                (46_367, 1_269_211_443),
+                0x1c38_7f6f,
+                0x1d00_e1fd,
+            ),
+            (
+                "litecoin",
+                (278_207, 1_358_118_740),
+                (280_223, 1_358_378_777),
+                0x1c0a_c141,
+                0x1c09_3f8d,
+            ),
+            (
+                "litecoin",
+                (0, 1_317_972_665),
+                (2_015, 1_318_480_354),
+                0x1e0f_fff0,
+                0x1e0f_ffff,
+            ),
+            (
+                "litecoin",
+                (576_575, 1_401_682_934),
+                (578_591, 1_401_757_934),
+                0x1b07_5cf1,
+                0x1b01_d73c,
+            ),
+            (
+                "litecoin",
+                (999_935, 1_463_690_315),
+                (1_001_951, 1_464_900_315),
+                0x1b01_5318,
+                0x1b05_4c60,
+            ),
+            (
+                "dogecoin",
+                (0, 1_386_325_540),
+                (239, 1_386_475_638),
+                0x1e0f_fff0,
+                0x1e0f_ffff,
+            ),
+            (
+                "dogecoin",
+                (9_359, 1_386_942_008),
+                (9_599, 1_386_954_113),
+                0x1c1a_1206,
+                0x1c15_ea59,
+            ),
+            (
+                "dogecoin",
+                (144_999, 1_395_094_427),
+                (145_000, 1_395_094_679),
+                0x1b49_9dfd,
+                0x1b67_1062,
+            ),
+            (
+                "dogecoin",
+                (145_106, 1_395_100_835),
+                (145_107, 1_395_101_360),
+                0x1b34_39cd,
+                0x1b4e_56b3,
+            ),
+            (
+                "dogecoin",
+                (149_422, 1_395_380_517),
+                (149_423, 1_395_380_447),
+                0x1b44_6f21,
+                0x1b33_5358,
+            ),
+        ] {
+            assert_eq!(
+                next(network, first, prev, bits),
+                want,
+                "{network} after {}",
+                prev.0
+            );
+        }
+    }
+
+    #[test]
+    fn test_networks_have_easy_blocks() {
+        let chain = by_name("bitcoin-testnet3").expect("known");
+        let genesis = chain.params().genesis;
+        let prev = Ancestor {
+            hash: [0; 32],
+            height: 100,
+            header: Header {
+                bits: 0x1b01_0000,
+                ..genesis
+            },
+        };
+        let none = First {
+            height: 99,
+            time: 0,
+            bits: 0x1c00_ffff,
+        };
+        assert_eq!(
+            chain.next_bits(&none, &prev, genesis.time + 1201),
+            Some(0x1d00_ffff)
+        );
+        assert_eq!(
+            chain.next_bits(&none, &prev, genesis.time + 1200),
+            Some(0x1b01_0000)
+        );
+        // After an easy block the last real target counts.
+        let easy = Ancestor {
+            header: genesis,
+            ..prev
+        };
+        assert_eq!(
+            chain.next_bits(&none, &easy, genesis.time + 1200),
+            Some(0x1c00_ffff)
+        );
+    }
 }

@@ -12,6 +12,7 @@
 mod chacha;
 #[cfg(target_arch = "x86_64")]
 mod ifma;
+mod inverse;
 mod num3072;
 
 pub use num3072::Num3072;

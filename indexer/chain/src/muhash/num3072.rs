@@ -7,6 +7,7 @@ use std::fmt;
 
 /// 2³⁰⁷² − p.
 pub(super) const C: u64 = 1_103_717;
+/// Limbs of 64 bits.
 pub(super) const LIMBS: usize = 48;
 
 /// Bytes of a number.
@@ -76,132 +77,35 @@ impl Num3072 {
     /// Multiplies in place.
     #[inline]
     pub fn mul(&mut self, by: &Self) {
-        let wide = multiply(&self.0, &by.0);
-        self.0 = fold(&wide);
+        self.0 = fold(&multiply(&self.0, &by.0));
     }
 
-    fn square_times(&mut self, n: usize) {
-        for _ in 0..n {
-            self.0 = fold(&square(&self.0));
-        }
-    }
-
-    /// The multiplicative inverse, by the exponent p − 2 (Fermat); zero for zero.
+    /// The multiplicative inverse; zero for zero.
     #[must_use]
     pub fn inverse(&self) -> Self {
-        // p − 2 = (2^3051 − 1)·2^21 + (2^21 − 1103719): a run of ones, then 21 bits.
-        const TAIL: u64 = (1 << 21) - (C + 2);
-        const RUN: usize = 3051;
-        let mut run = self.clone();
-        let mut len = 1;
-        for bit in (0..RUN.ilog2()).rev() {
-            let half = run.clone();
-            run.square_times(len);
-            run.mul(&half);
-            len *= 2;
-            if RUN >> bit & 1 == 1 {
-                run.square_times(1);
-                run.mul(self);
-                len += 1;
-            }
-        }
-        debug_assert_eq!(len, RUN);
-        for bit in (0..21).rev() {
-            run.square_times(1);
-            if TAIL >> bit & 1 == 1 {
-                run.mul(self);
-            }
-        }
-        run
+        Self(super::inverse::inverse(&self.reduced()).unwrap_or([0; LIMBS]))
     }
 }
 
-/// A sum of products of limbs: 192 bits.
-#[derive(Clone, Copy, Default)]
-struct Column {
-    low: u128,
-    high: u64,
-}
-
-impl Column {
-    #[inline(always)]
-    fn add(&mut self, n: u128) {
-        let (sum, carry) = self.low.overflowing_add(n);
-        self.low = sum;
-        self.high += u64::from(carry);
-    }
-
-    /// Doubles; the sum must be below 2^191.
-    #[inline(always)]
-    fn double(&mut self) {
-        self.high = self.high << 1 | (self.low >> 127) as u64;
-        self.low <<= 1;
-    }
-
-    /// Takes the lowest limb out and moves the others down.
-    #[inline(always)]
-    fn shift(&mut self) -> u64 {
-        let limb = self.low as u64;
-        self.low = self.low >> 64 | u128::from(self.high) << 64;
-        self.high = 0;
-        limb
-    }
-}
-
-/// Limbs `i` and `j` with `i + j == k`, as ranges of equal length, the second to be reversed.
+/// The product of two numbers, 96 limbs, row by row.
 #[inline(always)]
-fn column(k: usize) -> std::ops::Range<usize> {
-    k.saturating_sub(LIMBS - 1)..k.min(LIMBS - 1) + 1
-}
-
-/// The product of two numbers, 96 limbs, column by column.
-#[inline]
 fn multiply(a: &[u64; LIMBS], b: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
     let mut out = [0u64; 2 * LIMBS];
-    let mut sum = Column::default();
-    for (k, o) in out.iter_mut().enumerate().take(2 * LIMBS - 1) {
-        let range = column(k);
-        for (&x, &y) in a[range.clone()].iter().zip(b[range].iter().rev()) {
-            sum.add(u128::from(x) * u128::from(y));
+    for (i, &x) in a.iter().enumerate() {
+        let mut carry = 0u64;
+        let (row, top) = out[i..=i + LIMBS].split_at_mut(LIMBS);
+        for (o, &y) in row.iter_mut().zip(b) {
+            let t = u128::from(x) * u128::from(y) + u128::from(*o) + u128::from(carry);
+            *o = t as u64;
+            carry = (t >> 64) as u64;
         }
-        *o = sum.shift();
+        top[0] = carry;
     }
-    out[2 * LIMBS - 1] = sum.shift();
-    out
-}
-
-/// The square of a number: each pair of different limbs once, doubled.
-#[inline]
-fn square(a: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
-    let mut out = [0u64; 2 * LIMBS];
-    let mut carried = Column::default();
-    for (k, o) in out.iter_mut().enumerate().take(2 * LIMBS - 1) {
-        let range = column(k);
-        let half = range.len() / 2;
-        let mut sum = Column::default();
-        for (&x, &y) in a[range.clone()]
-            .iter()
-            .take(half)
-            .zip(a[range.clone()].iter().rev())
-        {
-            sum.add(u128::from(x) * u128::from(y));
-        }
-        sum.double();
-        if range.len() % 2 == 1 {
-            let middle = u128::from(a[k / 2]);
-            sum.add(middle * middle);
-        }
-        sum.add(carried.low);
-        sum.high += carried.high;
-        *o = sum.shift();
-        carried = sum;
-    }
-    out[2 * LIMBS - 1] = carried.shift();
     out
 }
 
 /// Brings a product below 2³⁰⁷²: 2³⁰⁷² ≡ C.
-#[inline]
+#[inline(always)]
 fn fold(wide: &[u64; 2 * LIMBS]) -> [u64; LIMBS] {
     let mut out = [0u64; LIMBS];
     let mut carry = 0u64;
@@ -247,6 +151,41 @@ mod tests {
         ]
     }
 
+    /// The inverse by the exponent p − 2, another way to the same number.
+    fn fermat(a: &Num3072) -> Num3072 {
+        // p − 2 = (2^3051 − 1)·2^21 + (2^21 − 1103719): a run of ones, then 21 bits.
+        let tail: u64 = (1 << 21) - (C + 2);
+        let mut power = Num3072::ONE;
+        for bit in (0..3072).rev() {
+            power.mul(&power.clone());
+            if bit >= 21 || tail >> bit & 1 == 1 {
+                power.mul(a);
+            }
+        }
+        power
+    }
+
+    #[test]
+    fn small_inverses() {
+        for n in [1u64, 2, 3, C, C + 1, u64::MAX] {
+            let mut a = Num3072::ONE;
+            a.0[0] = n;
+            let mut one = a.inverse();
+            one.mul(&a);
+            assert_eq!(one, Num3072::ONE, "{n}");
+            // And of −n, that is p − n.
+            let mut minus = Num3072([u64::MAX; LIMBS]);
+            minus.0[0] = 0u64.wrapping_sub(C).wrapping_sub(n);
+            if n.checked_add(C).is_none() {
+                minus.0[1] -= 1;
+            }
+            let mut one = minus.inverse();
+            one.mul(&minus);
+            assert_eq!(one, Num3072::ONE, "−{n}");
+        }
+        assert!(Num3072([0; LIMBS]).inverse().is_zero());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
         #[test]
@@ -254,7 +193,6 @@ mod tests {
             let mul = |x: &Num3072, y: &Num3072| { let mut z = x.clone(); z.mul(y); z };
             prop_assert_eq!(mul(&a, &b), mul(&b, &a));
             prop_assert_eq!(mul(&mul(&a, &b), &c), mul(&a, &mul(&b, &c)));
-            prop_assert_eq!(square(&a.0), multiply(&a.0, &a.0));
             prop_assert_eq!(Num3072::from_bytes(&a.to_bytes()), a);
         }
 
@@ -263,6 +201,7 @@ mod tests {
             let mut one = a.inverse();
             one.mul(&a);
             if a.is_zero() { prop_assert!(one.is_zero()) } else { prop_assert_eq!(one, Num3072::ONE) }
+            prop_assert_eq!(a.inverse(), fermat(&a));
         }
     }
 
