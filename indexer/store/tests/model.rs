@@ -15,6 +15,11 @@ use weft_chain::{
 use weft_forge::{Made, Spend, block, coinbase, transaction};
 use weft_store::{Durability, Family, Options, Store, TxNum};
 
+/// Amounts and scripts.
+type Outputs = Vec<(u64, Vec<u8>)>;
+/// Outpoint, amount, height, coinbase.
+type Listed = (OutPoint, u64, u32, bool);
+
 /// What is true after a block, written as plainly as can be.
 #[derive(Clone, Default)]
 struct State {
@@ -54,7 +59,7 @@ impl Model {
         }
     }
 
-    fn outputs(&mut self, most: usize) -> Vec<(u64, Vec<u8>)> {
+    fn outputs(&mut self, most: usize) -> Outputs {
         let count = self.rng.random_range(1..=most);
         (0..count)
             .map(|_| (self.rng.random_range(0..1u64 << 40), self.script()))
@@ -73,7 +78,7 @@ impl Model {
             4
         };
         let outputs = self.outputs(most);
-        let mut txs: Vec<(Made, Vec<OutPoint>, Vec<(u64, Vec<u8>)>)> =
+        let mut txs: Vec<(Made, Vec<OutPoint>, Outputs)> =
             vec![(coinbase(height, self.salt, &outputs), vec![], outputs)];
         let mut open: Vec<OutPoint> = state.coins.keys().copied().collect();
         for _ in 0..self.rng.random_range(0..8) {
@@ -162,7 +167,7 @@ impl Model {
             Some((height, *self.blocks[height as usize].hash()))
         );
         let mut set = MuHash3072::new();
-        let mut by_script: BTreeMap<&Vec<u8>, Vec<(OutPoint, u64, u32, bool)>> = BTreeMap::new();
+        let mut by_script: BTreeMap<&Vec<u8>, Vec<Listed>> = BTreeMap::new();
         for (at, c) in &state.coins {
             let mut bytes = Vec::new();
             coin::put_coin(

@@ -23,9 +23,12 @@ fn sats(amount: &Value) -> u64 {
     (amount.as_f64().unwrap() * 1e8).round() as u64
 }
 
+/// Transaction, output, amount, height, coinbase.
+type Listed = (String, u32, u64, u32, bool);
+
 /// Every script's unspents against `scantxoutset`, and each coin by its outpoint.
 fn check_scan(reader: &Reader, scan: &Value, scripts: &Value) {
-    let mut want: BTreeMap<Vec<u8>, Vec<(String, u32, u64, u32, bool)>> = BTreeMap::new();
+    let mut want: BTreeMap<Vec<u8>, Vec<Listed>> = BTreeMap::new();
     for coin in scan["unspents"].as_array().unwrap() {
         let script = bytes(&coin["scriptPubKey"]);
         want.entry(script).or_default().push((
