@@ -142,14 +142,6 @@ impl Db {
             .map_err(|e| named(&e, "writing a block"))
     }
 
-    /// Writes a batch through the log. A dying process does not lose it; a dying machine may, and then has
-    /// the state before it.
-    pub(crate) fn write_logged(&self, batch: WriteBatch) -> Result<()> {
-        self.raw
-            .write(batch)
-            .map_err(|e| named(&e, "writing a block"))
-    }
-
     /// Writes a large batch past the log and waits until it is on disk in files of its own.
     pub(crate) fn write_flushed(&self, batch: WriteBatch) -> Result<()> {
         let mut options = WriteOptions::default();

@@ -483,8 +483,7 @@ impl Store {
             Some(tip) => self.put_tip(&mut batch, tip.height, &tip.hash),
             None => db.delete(&mut batch, Family::Meta, meta::KEY_TIP),
         }
-        // The next block is synced, and this with it.
-        db.write_logged(batch)?;
+        db.write_synced(batch)?;
         self.tip = before;
         self.cache.clear();
         self.broken = false;
