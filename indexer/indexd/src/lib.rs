@@ -1,0 +1,8 @@
+//! The coin index service, as a library: what `weft-indexd` and the benchmark share.
+
+pub mod config;
+pub mod follow;
+pub mod metrics;
+pub mod ordered;
+pub mod run;
+pub mod status;
