@@ -7,7 +7,7 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
     macros::btf_map,
 };
-use weft_abi::{Config, DropReason, Group, LabelCount, NextHop, RxLink, Verdict, Window};
+use weft_abi::{Config, DropReason, Group, NextHop, PacketCount, RxLink, Verdict, Window};
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
@@ -57,7 +57,11 @@ pub static DROPS: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::new
 
 /// By label.
 #[btf_map]
-pub static LABELS: PerCpuArray<LabelCount, 1> = PerCpuArray::new();
+pub static LABELS: PerCpuArray<PacketCount, 1> = PerCpuArray::new();
+
+/// By slot: what was admitted.
+#[btf_map]
+pub static RX_COUNTS: PerCpuArray<PacketCount, 1> = PerCpuArray::new();
 
 /// By drop reason: when an event was last written, nanoseconds.
 #[btf_map]

@@ -1,13 +1,14 @@
 //! The maps as the decision sees them.
 
+use aya_ebpf::Global;
 use weft_abi::{
-    Address, Cell64, Config, LANES, Label, LabelCount, LfibEntry, NextHop, RxLink, Slot, Tables,
+    Address, Cell64, Config, LANES, Label, LfibEntry, NextHop, PacketCount, RxLink, Slot, Tables,
     Window,
 };
 
 use crate::maps::{
-    CONFIG, LABELS, LFIB, LOCAL_ADDRESSES, NEXT_HOP_UP, NEXT_HOPS, NH_GROUPS, RX_LINKS, RX_WINDOWS,
-    TX_SEQ,
+    CONFIG, LABELS, LFIB, LOCAL_ADDRESSES, NEXT_HOP_UP, NEXT_HOPS, NH_GROUPS, RX_COUNTS, RX_LINKS,
+    RX_WINDOWS, TX_SEQ,
 };
 
 pub struct Maps;
@@ -19,7 +20,16 @@ fn word(value: Option<*mut u64>) -> Option<&'static Cell64> {
     value.map(|word| unsafe { &*word.cast() })
 }
 
+/// Our UDP port as its two bytes lie in memory: set when the program is loaded, and so a constant to the kernel.
+#[unsafe(no_mangle)]
+static PORT: Global<u16> = Global::new(0);
+
 impl Tables for Maps {
+    #[inline(always)]
+    fn port(&self) -> u16 {
+        PORT.load()
+    }
+
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         CONFIG.get(0)
@@ -80,12 +90,22 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn count_admitted(&self, slot: Slot, _: u8, bytes: u32) {
+        count(RX_COUNTS.get_ptr_mut(u32::from(slot.0)), bytes);
+    }
+
+    #[inline(always)]
     fn count_label(&self, label: Label, bytes: u32) {
-        if let Some(count) = LABELS.get_ptr_mut(label.0) {
-            // SAFETY: a per-processor value; this processor runs one program at a time.
-            let count: &mut LabelCount = unsafe { &mut *count };
-            count.packets += 1;
-            count.bytes += u64::from(bytes);
-        }
+        count(LABELS.get_ptr_mut(label.0), bytes);
+    }
+}
+
+#[inline(always)]
+fn count(counter: Option<*mut PacketCount>, bytes: u32) {
+    if let Some(counter) = counter {
+        // SAFETY: a per-processor value; this processor runs one program at a time.
+        let counter: &mut PacketCount = unsafe { &mut *counter };
+        counter.packets += 1;
+        counter.bytes += u64::from(bytes);
     }
 }

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::{
-    building::{self, Profile},
+    building, paths,
     setup::{self, Need},
     skip, term,
 };
@@ -109,9 +109,9 @@ pub fn test(filter: Option<&str>) -> Result<()> {
         ));
     }
     let ebpf = setup::ensure(Need::Build)?;
-    let programs = building::build(Profile::Dev)?;
-    term::step("building the tests");
+    term::step("building the programs and the tests");
     let tests = test_programs(&ebpf)?;
+    let programs = paths::target().join("debug");
     let mut tally = Tally::default();
     for test in &tests {
         term::step(&format!(
@@ -127,10 +127,7 @@ pub fn test(filter: Option<&str>) -> Result<()> {
         command
             .current_dir(&test.folder)
             .env("CARGO_MANIFEST_DIR", &test.folder);
-        command.env(
-            "WEFT_BIN_DIR",
-            programs.weftd.parent().unwrap_or(&programs.weftd),
-        );
+        command.env("WEFT_BIN_DIR", &programs);
         run_program(&test.name, command, &mut tally)?;
     }
     term::step("documentation tests");
@@ -210,12 +207,9 @@ fn test_programs(ebpf: &setup::toolchain::Ebpf) -> Result<Vec<TestProgram>> {
         test: bool,
     }
     let mut command = building::cargo(ebpf);
-    command.args([
-        "test",
-        "--workspace",
-        "--no-run",
-        "--message-format=json-render-diagnostics",
-    ]);
+    // One build for programs and tests: what they share is compiled once, with the same features.
+    command.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
+    command.arg("--message-format=json-render-diagnostics");
     let mut child = command
         .stdout(Stdio::piped())
         .spawn()

@@ -5,7 +5,7 @@ mod common;
 use std::{fs, net::UdpSocket, path::Path, process::Stdio, time::Duration};
 
 use common::{SOON, chain, chain_text, connected, lab, stream, topology, until};
-use weft_client::config::DEFAULT_PORT;
+use weft_client::{api::ForwardMode, config::DEFAULT_PORT};
 use xtask::{
     lab::{Lab, node::Node, wait_for},
     needs_lab,
@@ -325,21 +325,43 @@ fn an_interface_that_vanishes_takes_only_its_links_along() {
 }
 
 #[test]
-fn without_privilege_it_says_which() {
+fn without_privilege_it_says_which_and_goes_on() {
     needs_lab!();
     let lab = built();
     let node = lab.node("a");
     // Root by name, without any of its powers.
-    let mut command = node.exec("setpriv");
-    command.args(["--bounding-set=-all", "--inh-caps=-all"]);
-    command
+    let mut child = node
+        .exec("setpriv")
+        .args(["--bounding-set=-all", "--inh-caps=-all"])
         .arg(&Programs::find().unwrap().weftd)
         .arg("--dir")
-        .arg(node.dir());
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    let said = [output.stdout, output.stderr]
-        .map(|b| String::from_utf8_lossy(&b).into_owned())
-        .concat();
-    assert!(!output.status.success());
-    assert!(["root", "CAP_"].iter().any(|w| said.contains(w)), "{said}");
+        .arg(node.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let status = wait_for("the API to answer", SOON, || {
+        if let Some(status) = child.try_wait()? {
+            anyhow::bail!("weftd ended: {status}");
+        }
+        Ok(node.api().and_then(|mut api| Ok(api.status()?)).ok())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let status = status.unwrap_or_else(|e| panic!("{e:#}"));
+    assert!(status.tun.is_none());
+    assert!(
+        status
+            .interfaces
+            .iter()
+            .all(|interface| interface.mode == ForwardMode::UserSpace),
+        "{:?}",
+        status.interfaces
+    );
+    let said = status.notices.concat();
+    assert!(
+        said.contains("CAP_BPF") && said.contains("CAP_NET_ADMIN"),
+        "{said}"
+    );
 }

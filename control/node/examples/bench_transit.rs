@@ -50,6 +50,9 @@ struct Arguments {
     /// Packets of each kind in one round.
     #[arg(long, default_value_t = 400_000)]
     packets: u32,
+    /// Packets the generator hands over at a time.
+    #[arg(long, default_value_t = 64)]
+    burst: u32,
     /// Also write the figures there.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -63,6 +66,8 @@ struct Report {
     label_hop_vs_kernel_per_packet: f64,
     /// Packets per second of a label hop over those of a bare redirect.
     label_hop_vs_redirect: f64,
+    /// As `label_hop_vs_kernel`, where the kernel also tracks connections, as for a firewall; none without nft.
+    label_hop_vs_kernel_stateful: Option<f64>,
     /// Nanoseconds of the program by itself, tag check, window, LFIB, rewriting and new tag included.
     program_ns: f64,
     /// Of a bare redirect by itself.
@@ -85,6 +90,8 @@ struct Rates {
     redirect: Spread,
     label_hop: Spread,
     kernel_ipv4: Spread,
+    /// With a rule that asks for a connection's state.
+    kernel_stateful: Option<Spread>,
 }
 
 #[derive(Clone, Copy, Serialize)]
@@ -152,6 +159,9 @@ fn measure(arguments: &Arguments) -> Result<Report> {
         label_hop_vs_kernel: rates.label_hop.median / rates.kernel_ipv4.median,
         label_hop_vs_kernel_per_packet: (nanoseconds(rates.kernel_ipv4) - base) / (label - base),
         label_hop_vs_redirect: rates.label_hop.median / rates.redirect.median,
+        label_hop_vs_kernel_stateful: rates
+            .kernel_stateful
+            .map(|stateful| rates.label_hop.median / stateful.median),
         program_ns: alone.program,
         redirect_ns: alone.redirect,
         siphash_ns: alone.siphash,
@@ -231,6 +241,7 @@ fn run(arguments: &Arguments, plane: &mut Dataplane, wires: Wires) -> Result<(Ra
         hop: Programs::load(),
         wires,
         seq: 0,
+        burst: arguments.burst,
     };
     // A program that is attached somewhere is known to the kernel's XDP dispatcher; else each run of live frames would
     // wait for the dispatcher's change, twice.
@@ -266,6 +277,14 @@ fn run(arguments: &Arguments, plane: &mut Dataplane, wires: Wires) -> Result<(Ra
                 .for_each(|(all, one)| all.push(one));
         }
     }
+    // Last: the rule stays as long as the namespace.
+    let mut stateful = Vec::new();
+    if bench.track_connections() {
+        for _ in 0..arguments.rounds {
+            stateful.push(bench.kernel(packets)?);
+        }
+    }
+    let kernel_stateful = (!stateful.is_empty()).then(|| Spread::of(stateful));
     let [no_hop, redirect, label_hop, kernel_ipv4] = rates.map(Spread::of);
     let [program, redirect_ns, siphash, empty] = alone.map(|all| Spread::of(all).median);
     Ok((
@@ -274,6 +293,7 @@ fn run(arguments: &Arguments, plane: &mut Dataplane, wires: Wires) -> Result<(Ra
             redirect,
             label_hop,
             kernel_ipv4,
+            kernel_stateful,
         },
         Alone {
             program,
@@ -291,6 +311,7 @@ struct Bench {
     wires: Wires,
     /// Packets sent so far: windows want new numbers.
     seq: u64,
+    burst: u32,
 }
 
 impl Bench {
@@ -335,12 +356,13 @@ impl Bench {
             generator,
             wires,
             seq,
+            burst,
             ..
         } = self;
         let (elapsed, sent) = wires.within(&wires.source, || {
             uninterrupted(|| {
                 let start = Instant::now();
-                generator.generate(packets, FRAME_LEN, source);
+                generator.generate_in_bursts(packets, *burst, FRAME_LEN, source);
                 let sent = generator.generated() - *seq;
                 // The last few may still be on their way.
                 let deadline = Instant::now() + Duration::from_millis(200);
@@ -419,6 +441,19 @@ impl Bench {
         let _pass = PassProgram::attach(ifindex("rx0"))?;
         let _sink = self.sink();
         self.rate(packets, BEYOND, true)
+    }
+}
+
+impl Bench {
+    /// Has the kernel look up each packet's connection before it forwards it; tells whether it does now.
+    fn track_connections(&self) -> bool {
+        let rules = "add table ip bench; \
+                     add chain ip bench forward { type filter hook forward priority 0; policy accept; }; \
+                     add rule ip bench forward ct state established,related accept";
+        std::process::Command::new("nft")
+            .arg(rules)
+            .output()
+            .is_ok_and(|output| output.status.success())
     }
 }
 
@@ -525,6 +560,7 @@ fn print(report: &Report) {
         redirect,
         label_hop,
         kernel_ipv4,
+        kernel_stateful,
     } = &report.packets_per_second;
     let million = |rate: f64| rate / 1e6;
     eprintln!(
@@ -532,17 +568,21 @@ fn print(report: &Report) {
         report.rounds, report.packets
     );
     eprintln!(
-        "{:<28} {:>9} {:>17} {:>12}",
+        "{:<30} {:>9} {:>17} {:>12}",
         "", "Mpps", "least to most", "ns a packet"
     );
+    let stateful = kernel_stateful.map(|rate| ("the same, connections tracked", rate));
     for (name, rate) in [
-        ("no hop", no_hop),
-        ("bare redirect", redirect),
-        ("label hop", label_hop),
-        ("kernel IPv4 forwarding", kernel_ipv4),
-    ] {
+        ("no hop", *no_hop),
+        ("bare redirect", *redirect),
+        ("label hop", *label_hop),
+        ("kernel IPv4 forwarding", *kernel_ipv4),
+    ]
+    .into_iter()
+    .chain(stateful)
+    {
         eprintln!(
-            "{name:<28} {:>9.3} {:>8.3} {:>8.3} {:>12.0}",
+            "{name:<30} {:>9.3} {:>8.3} {:>8.3} {:>12.0}",
             million(rate.median),
             million(rate.least),
             million(rate.most),
@@ -560,6 +600,9 @@ fn print(report: &Report) {
         ("label_hop_vs_redirect", report.label_hop_vs_redirect, 0.7),
     ] {
         eprintln!("{name:<40} {value:>8.2} {target:>10.1}");
+    }
+    if let Some(stateful) = report.label_hop_vs_kernel_stateful {
+        eprintln!("{:<40} {stateful:>8.2}", "label_hop_vs_kernel_stateful");
     }
     eprintln!(
         "\nby itself, nanoseconds: program {:.0}, bare redirect {:.0}, SipHash {:.0}, nothing {:.0}",

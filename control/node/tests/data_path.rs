@@ -94,6 +94,7 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
                 link: interface.index(),
                 metric: 512,
                 mtu: Some(4000),
+                source: None,
             };
             netlink.set_route(&route).await.unwrap();
             let app = UdpSocket::bind((own, 4000)).unwrap();

@@ -6,7 +6,7 @@
 use crate::{Address, Cell32, Cell64};
 
 /// Changes with any change of a map's value layout; part of the path maps are pinned under.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 /// Lanes of a link: each has a sequence and a replay window of its own.
 pub const LANES: u32 = 16;
 /// Buckets of a next-hop group: a lane stays in one, and so in order.
@@ -227,10 +227,11 @@ pub struct Config {
     pub reserved: u32,
 }
 
-/// Map `labels` (per processor), index = label: what was forwarded or delivered on it.
+/// Maps `labels` (per processor), index = label: what was forwarded or delivered on it; and `rx_counts` (per
+/// processor), index = slot: what was admitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
-pub struct LabelCount {
+pub struct PacketCount {
     /// Packets.
     pub packets: u64,
     /// Bytes of datagram payload, link header included.

@@ -31,11 +31,11 @@ pub use frame::{Frame, SliceFrame};
 pub use ids::{GroupIndex, Kind, Label, NextHopIndex, Slot, TagKey};
 pub use layout::{
     BUCKETS, Config, EVENT_HEAD_LEN, Encapsulation, EncapsulationCell, Event, Group, LANES,
-    LAYOUT_VERSION, LabelCount, LinkState, NextHop, RxLink,
+    LAYOUT_VERSION, LinkState, NextHop, PacketCount, RxLink,
 };
 pub use lfib::{LfibEntry, LfibOp};
 pub use rewrite::{Stamped, stamp, stamp_handshake};
-pub use route::{Forward, MAX_STACK, Route, route, select};
+pub use route::{Forward, MAX_STACK, Route, count_labels, route, select};
 pub use siphash::{siphash24, tag_words};
 pub use switch::switch;
 pub use tables::Tables;

@@ -58,7 +58,7 @@ pub fn select<T: Tables>(tables: &T, group: GroupIndex, lane: u8) -> Option<u32>
 }
 
 /// Walks the label stack of a packet whose datagram payload, `len` bytes, begins at `at` in `frame` with label entry
-/// `top`. Labels that are removed on the way (operation pop without a group) are counted here.
+/// `top`. Changes nothing: it may be asked before the packet has been verified, to have the answer at hand.
 #[inline(always)]
 pub fn route<T: Tables, F: Frame>(
     tables: &T,
@@ -119,7 +119,6 @@ pub fn route<T: Tables, F: Frame>(
                 };
                 let next = LabelEntry::from_bytes(*next);
                 if word.group().0 == 0 {
-                    tables.count_label(label, len);
                     entry = next.with_ttl(min(entry.ttl(), next.ttl()));
                     continue;
                 }
@@ -144,6 +143,39 @@ pub fn route<T: Tables, F: Frame>(
         }
     }
     Err(DropReason::StackTooDeep)
+}
+
+impl Forward {
+    /// Bytes of the label entries before the one that decided.
+    #[inline(always)]
+    pub const fn passed(&self) -> u32 {
+        match self.verdict {
+            Verdict::Pop => self.popped - 4,
+            _ => self.popped,
+        }
+    }
+}
+
+/// Counts a packet on every label it was looked up by: the `passed` bytes of entries after its link header, which is
+/// at `at`, and `label`, the one that decided.
+#[inline(always)]
+pub fn count_labels<T: Tables, F: Frame>(
+    tables: &T,
+    frame: &F,
+    at: usize,
+    len: u32,
+    passed: u32,
+    label: Label,
+) {
+    for entry in 0..MAX_STACK {
+        if entry * 4 >= passed as usize {
+            break;
+        }
+        if let Some(bytes) = frame.bytes::<4>(at + LINK_LEN + entry * 4) {
+            tables.count_label(LabelEntry::from_bytes(*bytes).label(), len);
+        }
+    }
+    tables.count_label(label, len);
 }
 
 #[inline(always)]

@@ -2,16 +2,18 @@
 
 use crate::{
     Address, Datagram, DropReason, ETHERNET_LEN, FIXED_LEN, Fixed, Forward, Frame, IPV4_LEN,
-    IPV6_LEN, Kind, Label, LabelEntry, Outcome, PROBE_ECHO, PROBE_REQUEST, Route, TAG_OFFSET,
-    Tables, UDP_LEN, Verdict,
+    IPV6_LEN, Kind, LINK_LEN, Label, LabelEntry, Outcome, PROBE_ECHO, PROBE_REQUEST, Route,
+    TAG_OFFSET, Tables, UDP_LEN, Verdict,
     rewrite::{Onward, encapsulate, fits},
-    route::route,
+    route::{count_labels, route},
     underlay::{Reject, ipv4, ipv6},
     verify::{admit, admit_handshake, live_link, well_formed},
 };
 
 const V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
 const V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
+/// Where the session header begins under a single label.
+const FIRST_SESSION: u32 = LINK_LEN as u32 + 4;
 
 /// Decides about a frame, rewrites it where it is sent on, and marks it where it is handed up verified.
 ///
@@ -19,10 +21,7 @@ const V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
 /// these only after the tag has verified.
 #[inline(always)]
 pub fn switch<T: Tables, F: Frame>(tables: &T, frame: &mut F) -> Outcome {
-    let Some(config) = tables.config() else {
-        return Outcome::NOT_OURS;
-    };
-    let port = config.port.load() as u16;
+    let port = tables.port();
     if port == 0 {
         return Outcome::NOT_OURS;
     }
@@ -108,10 +107,10 @@ fn inspect<T: Tables, F: Frame, const AT: usize>(
                         consumed: AT,
                         tos,
                     };
-                    send(tables, frame, &onward)
+                    send(tables, frame, len, &onward)
                 }
-                Ok(Route::Deliver { label, .. }) => {
-                    tables.count_label(label, len);
+                Ok(Route::Deliver { label, session_at }) => {
+                    count_labels(tables, frame, AT, len, session_at - FIRST_SESSION, label);
                     mark(tables, frame, AT);
                     Outcome::up(Verdict::Deliver)
                 }
@@ -140,7 +139,7 @@ fn inspect<T: Tables, F: Frame, const AT: usize>(
                 consumed: AT,
                 tos,
             };
-            send(tables, frame, &onward)
+            send(tables, frame, len, &onward)
         }
         Kind::Probe => {
             mark(tables, frame, AT);
@@ -153,36 +152,44 @@ fn inspect<T: Tables, F: Frame, const AT: usize>(
     }
 }
 
+/// Looks the next hop up and sends the packet, whose datagram payload has `len` bytes.
 #[inline(always)]
-fn send<T: Tables, F: Frame>(tables: &T, frame: &mut F, onward: &Onward) -> Outcome {
+fn send<T: Tables, F: Frame>(tables: &T, frame: &mut F, len: u32, onward: &Onward) -> Outcome {
     let Onward {
         forward,
         kind,
         consumed,
         ..
     } = onward;
+    let (kind, consumed) = (*kind, *consumed);
     let Some(hop) = tables.next_hop(forward.next_hop) else {
-        return refuse(tables, frame, *consumed, *kind, DropReason::NoNextHop);
+        return refuse(tables, frame, consumed, kind, DropReason::NoNextHop);
     };
     let Some(encapsulation) = hop.encapsulation() else {
-        return refuse(tables, frame, *consumed, *kind, DropReason::NoNextHop);
+        return refuse(tables, frame, consumed, kind, DropReason::NoNextHop);
     };
     let (ifindex, mtu, _) = encapsulation.egress();
     if !fits(encapsulation.family(), mtu, forward.len) {
-        return refuse(tables, frame, *consumed, *kind, DropReason::TooBig);
+        return refuse(tables, frame, consumed, kind, DropReason::TooBig);
     }
     if ifindex == 0 {
-        mark(tables, frame, *consumed);
+        mark(tables, frame, consumed);
         return Outcome::up(Verdict::Software);
     }
-    let sent = encapsulate(tables, frame, onward, hop, encapsulation);
-    if let Err(reason) = sent {
-        return Outcome::drop(reason);
-    }
     if let Kind::Labelled = kind {
-        tables.count_label(forward.label, forward.len + forward.popped);
+        count_labels(
+            tables,
+            frame,
+            consumed,
+            len,
+            forward.passed(),
+            forward.label,
+        );
     }
-    Outcome::out(forward.verdict, ifindex)
+    match encapsulate(tables, frame, onward, hop, encapsulation) {
+        Ok(()) => Outcome::out(forward.verdict, ifindex),
+        Err(reason) => Outcome::drop(reason),
+    }
 }
 
 /// Not sent on: handed up where the daemon may answer the sender, dropped otherwise.

@@ -6,7 +6,9 @@ use crate::{Address, Config, Label, LfibEntry, NextHop, RxLink, Slot, Window};
 ///
 /// An index beyond the end of a table reads as an empty entry.
 pub trait Tables {
-    /// Port, keys, cookie.
+    /// Our UDP port, as its two bytes on the wire lie in memory; 0: everything passes.
+    fn port(&self) -> u16;
+    /// Keys and cookie.
     fn config(&self) -> Option<&Config>;
     /// A receiving slot.
     fn rx_link(&self, slot: Slot) -> Option<&RxLink>;
@@ -24,6 +26,8 @@ pub trait Tables {
     fn next_seq(&self, next_hop: u32, lane: u8) -> Option<u32>;
     /// Whether an address is one of this host's.
     fn is_local(&self, address: &Address) -> bool;
+    /// Counts a packet of `bytes` bytes of datagram payload that a slot admitted.
+    fn count_admitted(&self, slot: Slot, lane: u8, bytes: u32);
     /// Counts a packet of `bytes` bytes of datagram payload on a label.
     fn count_label(&self, label: Label, bytes: u32);
 }

@@ -59,7 +59,7 @@ pub(crate) fn live_link<T: Tables>(tables: &T, slot: Slot) -> Result<&RxLink, Dr
     }
 }
 
-/// Tag, then window.
+/// Tag, then window. The first thing that changes a table.
 #[inline(always)]
 pub(crate) fn admit<T: Tables>(
     tables: &T,
@@ -74,7 +74,9 @@ pub(crate) fn admit<T: Tables>(
     let Some(window) = tables.window(fixed.slot(), fixed.lane()) else {
         return Err(DropReason::UnknownSlot);
     };
-    window.admit(fixed.seq(), len)
+    window.admit(fixed.seq())?;
+    tables.count_admitted(fixed.slot(), fixed.lane(), len);
+    Ok(())
 }
 
 /// Verifies a handshake under the network's key.

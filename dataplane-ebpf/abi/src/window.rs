@@ -15,49 +15,42 @@ const RETRIES: usize = 8;
 /// A packet at most this far behind the highest sequence number is judged by its bit; older ones are refused.
 pub const WINDOW_BITS: u32 = (WORDS as u32 - 1) * BLOCK_BITS;
 
-/// Map value: the window of one lane of one slot, and what it admitted. 576 bytes, nine cache lines.
+/// Map value: the window of one lane of one slot. 576 bytes, nine cache lines.
 #[repr(C)]
 pub struct Window {
-    /// Highest sequence number seen in the upper half, number of packets admitted in the lower.
-    progress: Cell64,
-    /// Bytes of datagram payload admitted.
+    /// Highest sequence number seen. Two processors may leave it a little too low; it only keeps old numbers out that
+    /// were never seen.
+    highest: Cell64,
+    /// Packets the daemon admitted itself; the kernel counts its own per processor.
+    admitted: Cell64,
+    /// Bytes of datagram payload in these.
     bytes: Cell64,
     /// Keeps neighbouring lanes, which other processors work on, out of this one's cache lines.
-    _pad: [u64; 6],
+    _pad: [u64; 5],
     /// Block number in the upper half, a bit for each admitted number in the lower.
     words: [Cell64; WORDS],
 }
 
 impl Window {
-    /// Admits a sequence number once; `len` bytes are counted for it. [`DropReason::SeqTooOld`] behind the window,
-    /// [`DropReason::Replay`] for a number seen before.
+    /// Admits a sequence number once. [`DropReason::SeqTooOld`] behind the window, [`DropReason::Replay`] for a number
+    /// seen before.
     #[inline(always)]
-    pub fn admit(&self, seq: u32, len: u32) -> Result<(), DropReason> {
-        let mut progress = self.progress.load();
-        let highest = (progress >> 32) as u32;
-        if seq < highest && highest - seq >= WINDOW_BITS {
+    pub fn admit(&self, seq: u32) -> Result<(), DropReason> {
+        let highest = self.highest.load();
+        if u64::from(seq) + u64::from(WINDOW_BITS) <= highest {
             return Err(DropReason::SeqTooOld);
         }
         self.mark(seq)?;
-        self.bytes.fetch_add(u64::from(len));
-        // The number is admitted now; losing these statistics to contention must not drop the packet.
-        for _ in 0..RETRIES {
-            let highest = progress >> 32;
-            let highest = if u64::from(seq) > highest {
-                u64::from(seq)
-            } else {
-                highest
-            };
-            let admitted = (progress + 1) & 0xffff_ffff;
-            if self
-                .progress
-                .compare_exchange(progress, highest << 32 | admitted)
-            {
-                break;
-            }
-            progress = self.progress.load();
+        if u64::from(seq) > highest {
+            self.highest.store(u64::from(seq));
         }
         Ok(())
+    }
+
+    /// Counts an admitted packet; for user space.
+    pub fn count(&self, bytes: u32) {
+        self.admitted.fetch_add(1);
+        self.bytes.fetch_add(u64::from(bytes));
     }
 
     #[inline(always)]
@@ -84,23 +77,19 @@ impl Window {
     }
 
     /// The highest sequence number seen.
-    pub fn highest(&self) -> u32 {
-        (self.progress.load() >> 32) as u32
+    pub fn highest(&self) -> u64 {
+        self.highest.load()
     }
 
-    /// Packets admitted, modulo 2^32.
-    pub fn admitted(&self) -> u32 {
-        self.progress.load() as u32
-    }
-
-    /// Bytes of datagram payload admitted.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load()
+    /// Packets and bytes of datagram payload that the daemon admitted.
+    pub fn counted(&self) -> (u64, u64) {
+        (self.admitted.load(), self.bytes.load())
     }
 
     /// Empties it, for a new link. Nothing may be admitting meanwhile.
     pub fn reset(&self) {
-        self.progress.store(0);
+        self.highest.store(0);
+        self.admitted.store(0);
         self.bytes.store(0);
         for word in &self.words {
             word.store(0);

@@ -347,14 +347,10 @@ impl HeapTables {
             .iter()
             .filter(|(_, entry)| entry.link.state.load() == LinkState::Live as u32);
         live.map(|(slot, entry)| {
-            let highest = sum(&entry.windows, &|w| w.highest().into());
-            let received = sum(&entry.windows, &|w| w.admitted().into());
-            (
-                Slot(*slot),
-                highest,
-                received,
-                sum(&entry.windows, &Window::bytes),
-            )
+            let highest = sum(&entry.windows, &Window::highest);
+            let received = sum(&entry.windows, &|w| w.counted().0);
+            let bytes = sum(&entry.windows, &|w| w.counted().1);
+            (Slot(*slot), highest, received, bytes)
         })
         .collect()
     }
@@ -397,6 +393,10 @@ pub struct TableSizes {
 }
 
 impl Tables for HeapTables {
+    fn port(&self) -> u16 {
+        self.config.port.load() as u16
+    }
+
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
     }
@@ -436,6 +436,12 @@ impl Tables for HeapTables {
             .get(usize::from(lane))?
             .fetch_add(1);
         u32::try_from(before + 1).ok()
+    }
+
+    fn count_admitted(&self, slot: Slot, lane: u8, bytes: u32) {
+        if let Some(window) = self.window(slot, lane) {
+            window.count(bytes);
+        }
     }
 
     fn is_local(&self, address: &Address) -> bool {

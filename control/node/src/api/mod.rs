@@ -358,7 +358,6 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o660
         );
-        assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         tokio::spawn(serve(listener, clients, asks));
         (scratch, path)
     }
@@ -415,6 +414,22 @@ mod tests {
         // The only place is taken: the next client is turned away.
         let mut other = BufReader::new(UnixStream::connect(&path).await.unwrap());
         assert!(line(&mut other).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_socket_in_use_is_refused_and_a_dead_one_replaced() {
+        let scratch = Scratch::new("api-listen");
+        let path = scratch.0.join("weft.sock");
+        let listener = listen(&path).unwrap();
+        assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        drop(listen(&path).unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, b"a file").unwrap();
+        assert_eq!(
+            listen(&path).unwrap_err().kind(),
+            io::ErrorKind::AlreadyExists
+        );
     }
 
     #[tokio::test]

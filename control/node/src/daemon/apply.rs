@@ -58,8 +58,11 @@ impl Daemon {
                     self.store.apply(op);
                 }
                 Output::Routes(routes) => {
-                    self.store.set_routes(routes);
-                    self.routes_changed = true;
+                    // Without the interface nothing is delivered to this host or taken from it.
+                    if let Some(policy) = &mut self.routes {
+                        self.store.set_routes(policy.accepted(routes));
+                        self.routes_changed = true;
+                    }
                 }
                 Output::Answer { id, answer } => self.answered(id, answer),
                 Output::Event(event) => tracing::info!(target: "weft::event", "{event}"),

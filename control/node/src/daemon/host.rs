@@ -70,6 +70,14 @@ impl Daemon {
             .filter(|address| address.usable)
             .map(|address| address.address)
             .collect();
+        if let Some(routes) = &mut self.routes {
+            let advertised = &routes.policy.advertise;
+            let source = local.iter().copied().find(|address| {
+                address.is_ipv4() && advertised.iter().any(|prefix| prefix.contains(*address))
+            });
+            self.routes_changed |= routes.source != source;
+            routes.source = source;
+        }
         if let Err(error) = self.plane.set_local_addresses(&local) {
             warn(
                 &mut self.notices,

@@ -197,8 +197,9 @@ struct Daemon {
 pub async fn run(layout: Layout) -> Result<()> {
     // What an earlier run left in the kernel goes on forwarding, whatever becomes of this start.
     let fresh = !layout.state.join(RECORD).exists();
-    let result = serve(layout.clone()).await;
-    if result.is_err() && fresh {
+    let mut started = false;
+    let result = serve(layout.clone(), &mut started).await;
+    if result.is_err() && fresh && !started {
         match undo(&layout) {
             Ok(lines) => lines
                 .iter()
@@ -209,7 +210,7 @@ pub async fn run(layout: Layout) -> Result<()> {
     result
 }
 
-async fn serve(layout: Layout) -> Result<()> {
+async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
     // From here on a signal is a wish to end in order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -368,6 +369,7 @@ async fn serve(layout: Layout) -> Result<()> {
     confirm.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (resolved, mut names) = mpsc::channel(16);
     let resolver_task = tokio::spawn(host::resolve_names(loaded.config.clone(), resolved));
+    *started = true;
     notify::ready();
     tracing::info!(
         node = %daemon.node.id(), address = %own, port = daemon.config.listen.port, resumed = node_resumed, "weftd runs"
@@ -386,7 +388,14 @@ async fn serve(layout: Layout) -> Result<()> {
             },
             Some(ask) = asked.recv() => daemon.ask(ask),
             Some((name, addresses)) = names.recv() => daemon.name_resolved(&name, addresses),
-            _ = second.tick() => daemon.every_second(),
+            _ = second.tick() => {
+                // Half a data path looks like a working one: better to be started again, while transit goes on.
+                anyhow::ensure!(
+                    !threads.iter().any(std::thread::JoinHandle::is_finished),
+                    "a data path thread has ended by itself; the log tells why"
+                );
+                daemon.every_second();
+            }
             _ = confirm.tick() => {
                 if let Err(error) = daemon.resolver.refresh(&daemon.host, &daemon.netlink).await {
                     tracing::debug!(%error, "confirming neighbours");
@@ -617,9 +626,9 @@ impl Daemon {
         let path = self.state.file("snapshot");
         match snapshot::store(&path, &self.node.snapshot()) {
             Ok(()) => {
-                self.notices.remove("snapshot");
+                self.notices.remove("snapshot store");
             }
-            Err(error) => warn(&mut self.notices, "snapshot", error.to_string()),
+            Err(error) => warn(&mut self.notices, "snapshot store", error.to_string()),
         }
     }
 

@@ -4,6 +4,7 @@
 use std::{collections::HashMap, net::IpAddr};
 
 use weft_client::config::{Prefix, Routes as Policy};
+use weft_core::io::RouteEntry;
 
 use crate::{
     data::session::Store,
@@ -26,6 +27,9 @@ pub(crate) struct Routes {
     pub(crate) tun_name: String,
     /// MTU of the overlay's route.
     pub(crate) default_mtu: u32,
+    /// An IPv4 address of this host inside a prefix it advertises: its own packets to IPv4 prefixes come from there,
+    /// for the interface has no IPv4 address, and the other end drops what comes from elsewhere.
+    pub(crate) source: Option<IpAddr>,
     installed: HashMap<(IpAddr, u8), HostRoute>,
     refused: HashMap<(IpAddr, u8), String>,
 }
@@ -44,6 +48,7 @@ impl Routes {
             tun,
             tun_name,
             default_mtu,
+            source: None,
             installed: HashMap::new(),
             refused: HashMap::new(),
         }
@@ -77,6 +82,7 @@ impl Routes {
                 link: self.tun,
                 metric: self.policy.metric,
                 mtu,
+                source: self.source.filter(|_| prefix.address.is_ipv4()),
             };
             wanted.insert((prefix.address, prefix.len), route);
         };
@@ -94,32 +100,36 @@ impl Routes {
                 );
             }
         }
-        self.refused.clear();
         for route in store.routes() {
-            let Ok(prefix) = Prefix::new(route.prefix, route.prefix_len) else {
-                continue;
-            };
-            if self.overlay.contains(prefix.address) {
-                continue;
-            }
-            match accepts(&self.policy, self.overlay, prefix) {
-                Ok(()) => want(
-                    prefix,
-                    Some(
-                        mtus.get(&route.address)
-                            .copied()
-                            .unwrap_or(self.default_mtu),
-                    ),
-                ),
-                Err(why) => {
-                    if self.refused.len() < MAX_ROUTES {
-                        self.refused
-                            .insert((prefix.address, prefix.len), why.to_owned());
-                    }
-                }
+            if let Ok(prefix) = Prefix::new(route.prefix, route.prefix_len) {
+                let mtu = mtus.get(&route.address).copied();
+                want(prefix, Some(mtu.unwrap_or(self.default_mtu)));
             }
         }
         wanted
+    }
+
+    /// Those of the advertised destinations that the policy accepts. What it refuses is neither sent to nor taken as
+    /// the source of a packet; nobody can advertise addresses of the overlay itself.
+    pub(crate) fn accepted(&mut self, advertised: Vec<RouteEntry>) -> Vec<RouteEntry> {
+        self.refused.clear();
+        let (policy, overlay, refused) = (&self.policy, self.overlay, &mut self.refused);
+        let accepted = |route: &RouteEntry| {
+            let Ok(prefix) = Prefix::new(route.prefix, route.prefix_len) else {
+                return false;
+            };
+            if overlay.contains(prefix.address) {
+                return false;
+            }
+            let Err(why) = accepts(policy, overlay, prefix) else {
+                return true;
+            };
+            if refused.len() < MAX_ROUTES {
+                refused.insert((prefix.address, prefix.len), why.to_owned());
+            }
+            false
+        };
+        advertised.into_iter().filter(accepted).collect()
     }
 
     /// Makes the host's routes what they should be now. The first error is returned, the rest is done.
@@ -274,5 +284,33 @@ mod tests {
         assert!(accepts(&only, overlay, "10.2.0.0/16".parse().unwrap()).is_ok());
         assert!(accepts(&only, overlay, "2001:db8::/32".parse().unwrap()).is_err());
         assert!(accepts(&policy(false, &[]), overlay, "10.1.0.0/16".parse().unwrap()).is_err());
+    }
+    #[test]
+    fn what_the_policy_refuses_is_no_destination_and_no_source() {
+        let policy = Policy {
+            advertise: vec![],
+            accept: true,
+            accept_only: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/8".parse().unwrap()],
+            metric: 512,
+        };
+        let overlay = "fd00:1:2::/48".parse().unwrap();
+        let mut routes = Routes::new(policy, overlay, 1, "weft0".into(), 1400);
+        let entry = |prefix: &str, prefix_len| RouteEntry {
+            prefix: prefix.parse().unwrap(),
+            prefix_len,
+            node: weft_core::identity::NodeId([2; 32]),
+            address: "fd00:1:2::2".parse().unwrap(),
+            cost: Some(1),
+        };
+        let accepted = routes.accepted(vec![
+            entry("10.1.2.0", 24),
+            entry("10.2.0.0", 16),
+            // Another node's overlay address.
+            entry("fd00:1:2::3", 128),
+        ]);
+        assert_eq!(accepted, vec![entry("10.1.2.0", 24)]);
+        let refusals: Vec<_> = routes.refusals().collect();
+        assert_eq!(refusals.len(), 1);
+        assert!(refusals[0].contains("10.2.0.0/16"), "{refusals:?}");
     }
 }

@@ -21,6 +21,8 @@ pub enum Problem {
     NoRoute,
     /// There should be one, but its node is not reachable now.
     Unreachable,
+    /// The source address is none this node may send from.
+    Source,
 }
 
 /// Builds the error for a packet that [`Inner::parse`] accepted; none where none may be sent (RFC 4443 2.4, RFC 1122
@@ -44,6 +46,7 @@ pub fn error(packet: &[u8], inner: &Inner, problem: Problem, out: &mut [u8]) -> 
                 Problem::TooBig(mtu) => (2, 0, u32::from(mtu)),
                 Problem::NoRoute => (1, 0, 0),
                 Problem::Unreachable => (1, 3, 0),
+                Problem::Source => (1, 5, 0),
             };
             let quoted = inner.len.min(MAX_ERROR - 48);
             let len = 48 + quoted;
@@ -68,6 +71,7 @@ pub fn error(packet: &[u8], inner: &Inner, problem: Problem, out: &mut [u8]) -> 
                 Problem::TooBig(mtu) => (4, u32::from(mtu)),
                 Problem::NoRoute => (0, 0),
                 Problem::Unreachable => (1, 0),
+                Problem::Source => (13, 0),
             };
             let quoted = inner.len.min(MAX_ERROR_V4 - 28);
             let len = 28 + quoted;
@@ -165,6 +169,7 @@ mod tests {
                 Problem::TooBig(1280),
                 Problem::NoRoute,
                 Problem::Unreachable,
+                Problem::Source,
             ] {
                 let len = error(&packet, &inner, problem, &mut out).unwrap();
                 let answer = Inner::parse(&out[..len]).unwrap();

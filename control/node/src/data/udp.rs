@@ -284,6 +284,9 @@ pub struct RxBatch {
     meta: Vec<Meta>,
 }
 
+// SAFETY: its pointers are set anew to its own memory before the kernel follows them, within one call.
+unsafe impl Send for RxBatch {}
+
 impl std::fmt::Debug for RxBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("RxBatch")
@@ -437,6 +440,9 @@ pub struct TxBatch {
     /// Datagrams in each message.
     counts: Vec<usize>,
 }
+
+// SAFETY: its pointers are set anew to its own memory before the kernel follows them, within one call.
+unsafe impl Send for TxBatch {}
 
 impl std::fmt::Debug for TxBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

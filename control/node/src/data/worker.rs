@@ -39,7 +39,8 @@ pub const OVERHEAD: usize = HEAD + crypto::TAG;
 const LABEL_TTL: u8 = 64;
 /// Packets from the TUN queue before the sockets have their turn.
 const TUN_BURST: usize = 64;
-/// Packets that wait for one session, and for all of them.
+/// Nodes whose sessions are waited for; packets that wait for one, and for all of them.
+const WAITING_NODES: usize = 256;
 const WAITING_PER_NODE: usize = 32;
 const WAITING: usize = 512;
 /// How long they wait.
@@ -225,12 +226,10 @@ pub struct Worker {
     exception_limit: Limiter,
     waiting: HashMap<Ipv6Addr, WaitingFor>,
     waiting_packets: usize,
-    seen: *const Table,
+    /// Address of the table that was looked at last; only compared.
+    seen: usize,
     looked: Instant,
 }
-
-// SAFETY: `seen` is only compared, never followed; everything else is Send.
-unsafe impl Send for Worker {}
 
 impl Worker {
     /// A worker; it begins with [`Worker::run`].
@@ -253,7 +252,7 @@ impl Worker {
             exception_limit: Limiter::new(now),
             waiting: HashMap::new(),
             waiting_packets: 0,
-            seen: std::ptr::null(),
+            seen: 0,
             looked: now,
         }
     }
@@ -359,6 +358,10 @@ impl Worker {
                 }
             }
             Refused::Wait(node, destination) => {
+                if self.waiting.len() >= WAITING_NODES && !self.waiting.contains_key(&node) {
+                    self.shared.counters.one(Counter::QueueFull);
+                    return;
+                }
                 let now = Instant::now();
                 let room = self.waiting_packets < WAITING;
                 let waiting = self.waiting.entry(node).or_insert_with(|| {
@@ -386,10 +389,12 @@ impl Worker {
         let shared = self.shared.clone();
         let table = shared.sessions.load_full();
         let now = Instant::now();
-        if Arc::as_ptr(&table) == self.seen && now.saturating_duration_since(self.looked) < TICK {
+        if Arc::as_ptr(&table) as usize == self.seen
+            && now.saturating_duration_since(self.looked) < TICK
+        {
             return;
         }
-        self.seen = Arc::as_ptr(&table);
+        self.seen = Arc::as_ptr(&table) as usize;
         self.looked = now;
         let mut done = vec![];
         for (&node, waiting) in &mut self.waiting {
@@ -559,7 +564,7 @@ fn send(shared: &Shared, table: &Table, tx: &mut TxBatch, len: usize) -> Result<
     };
     // Others would drop it: this node may send from its own address and its prefixes only.
     if !table.is_behind_us(inner.source) {
-        return Err(Refused::Drop(Counter::InnerSource));
+        return Err(Refused::Answer(Counter::InnerSource, Problem::Source));
     }
     let (Some(ingress), Some(epoch)) = (session.ingress, session.sending()) else {
         return Err(Refused::Wait(session.address, inner.destination));

@@ -6,14 +6,11 @@ use subtle::ConstantTimeEq;
 use weft_abi::{
     DropReason, Encapsulation, FIXED_LEN, Fate, Fixed, Forward, Kind, LINK_LEN, Label, LabelEntry,
     MAX_STACK, NextHopIndex, Outcome, PROBE_ECHO, PROBE_REQUEST, Route, SliceFrame, Tables,
-    Verdict, Verified, route, stamp, switch, underlay_overhead, verify, well_formed,
+    Verdict, Verified, count_labels, route, stamp, switch, underlay_overhead, verify, well_formed,
 };
 use weft_core::io::{Exception, ForwardMode};
 
-use super::{
-    Received, encapsulation,
-    memory::{Continued, Memory},
-};
+use super::{Received, encapsulation, memory::Memory};
 
 /// Decides about a datagram from a socket.
 pub(super) fn receive(memory: &Memory, datagram: &mut [u8], mode: ForwardMode) -> Received {
@@ -21,21 +18,31 @@ pub(super) fn receive(memory: &Memory, datagram: &mut [u8], mode: ForwardMode) -
     let Some(fixed) = datagram.first_chunk::<FIXED_LEN>().map(Fixed::read) else {
         return drop(memory, DropReason::TooShort);
     };
-    if let Some(verified) = marked(memory, &fixed, len) {
-        return dispatch(
-            memory,
-            &Continued(memory),
-            datagram,
-            &fixed,
+    let arrival = match marked(memory, &fixed, len) {
+        Some(verified) => Arrival {
             verified,
             mode,
-            true,
-        );
-    }
-    match verify(memory, &fixed, len) {
-        Ok(verified) => dispatch(memory, memory, datagram, &fixed, verified, mode, false),
-        Err(reason) => drop(memory, reason),
-    }
+            counted: true,
+        },
+        None => match verify(memory, &fixed, len) {
+            Ok(verified) => Arrival {
+                verified,
+                mode,
+                counted: false,
+            },
+            Err(reason) => return drop(memory, reason),
+        },
+    };
+    dispatch(memory, datagram, &fixed, &arrival)
+}
+
+/// A verified datagram.
+struct Arrival {
+    verified: Verified,
+    /// How its interface forwards.
+    mode: ForwardMode,
+    /// Whether the kernel has counted it.
+    counted: bool,
 }
 
 /// What the kernel verified already: it carries the cookie in place of the tag.
@@ -60,18 +67,10 @@ fn drop(memory: &Memory, reason: DropReason) -> Received {
     Received::Dropped(reason)
 }
 
-fn dispatch<T: Tables>(
-    memory: &Memory,
-    tables: &T,
-    datagram: &mut [u8],
-    fixed: &Fixed,
-    verified: Verified,
-    mode: ForwardMode,
-    counted: bool,
-) -> Received {
-    let Verified { kind, slot, lane } = verified;
+fn dispatch(memory: &Memory, datagram: &mut [u8], fixed: &Fixed, arrival: &Arrival) -> Received {
+    let Verified { kind, slot, lane } = arrival.verified;
     let count = |verdict| {
-        if !counted {
+        if !arrival.counted {
             memory.count_verdict(verdict);
         }
     };
@@ -89,7 +88,7 @@ fn dispatch<T: Tables>(
             Received::ProbeReply { slot }
         }
         Kind::Probe => {
-            let next_hop = tables.rx_link(slot).map_or(0, |link| link.echo.load());
+            let next_hop = memory.rx_link(slot).map_or(0, |link| link.echo.load());
             if next_hop == 0 {
                 return drop(memory, DropReason::NoEcho);
             }
@@ -110,10 +109,14 @@ fn dispatch<T: Tables>(
         Kind::Labelled => {
             let top = LabelEntry(fixed.top.swap_bytes());
             let len = datagram.len() as u32;
-            match route(tables, &SliceFrame::new(datagram, 0), 0, len, lane, top) {
+            let frame = SliceFrame::new(datagram, 0);
+            match route(memory, &frame, 0, len, lane, top) {
                 Ok(Route::Deliver { label, session_at }) => {
                     count(Verdict::Deliver);
-                    tables.count_label(label, len);
+                    if !arrival.counted {
+                        let passed = session_at - (LINK_LEN as u32 + 4);
+                        count_labels(memory, &frame, 0, len, passed, label);
+                    }
                     Received::Deliver {
                         slot,
                         label,
@@ -122,11 +125,9 @@ fn dispatch<T: Tables>(
                 }
                 Ok(Route::Forward(forward)) => match send(memory, datagram, kind, &forward) {
                     Ok(forwarded) => forwarded,
-                    Err((reason, mtu)) => {
-                        refuse(memory, datagram, &verified, top, reason, mtu, mode, counted)
-                    }
+                    Err((reason, mtu)) => refuse(memory, datagram, arrival, top, reason, mtu),
                 },
-                Err(reason) => refuse(memory, datagram, &verified, top, reason, 0, mode, counted),
+                Err(reason) => refuse(memory, datagram, arrival, top, reason, 0),
             }
         }
     }
@@ -149,6 +150,17 @@ fn send(
     if forward.len as usize + underlay_overhead(family == 6) > usize::from(mtu) {
         return Err((DropReason::TooBig, mtu));
     }
+    if let Kind::Labelled = kind {
+        let len = datagram.len() as u32;
+        count_labels(
+            memory,
+            &SliceFrame::new(datagram, 0),
+            0,
+            len,
+            forward.passed(),
+            forward.label,
+        );
+    }
     let start = forward.popped as usize;
     let out = datagram.get_mut(start..).unwrap_or_default();
     let top = out
@@ -158,10 +170,6 @@ fn send(
     let next_hop = NextHopIndex(forward.next_hop);
     stamp(memory, next_hop, forward.lane, kind, out).map_err(|reason| (reason, mtu))?;
     memory.count_verdict(forward.verdict);
-    if let Kind::Labelled = kind {
-        // The kernel leaves this count to whoever sends the packet.
-        memory.count_label(forward.label, forward.len + forward.popped);
-    }
     Ok(Received::Forward {
         next_hop,
         start,
@@ -170,33 +178,27 @@ fn send(
     })
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one caller; a struct would only name them again"
-)]
 fn refuse(
     memory: &Memory,
     datagram: &[u8],
-    verified: &Verified,
+    arrival: &Arrival,
     top: LabelEntry,
     reason: DropReason,
     mtu: u16,
-    mode: ForwardMode,
-    counted: bool,
 ) -> Received {
-    if !counted {
+    if !arrival.counted {
         memory.count_drop(reason);
     }
     let exception = match reason {
         DropReason::UnknownLabel => Exception::UnknownLabel,
-        DropReason::TtlExpired => Exception::TtlExpired { mode },
+        DropReason::TtlExpired => Exception::TtlExpired { mode: arrival.mode },
         DropReason::TooBig => Exception::TooBig { mtu },
         DropReason::NoNextHop => Exception::NoNextHop,
         _ => return Received::Dropped(reason),
     };
     let counter = session_counter(datagram, top).unwrap_or_default();
     Received::Exception {
-        slot: verified.slot,
+        slot: arrival.verified.slot,
         label: top.label(),
         counter,
         exception,

@@ -13,18 +13,18 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap as BpfHashMap, Map, MapData, MapInfo, PerCpuArray, RingBuf},
+    maps::{HashMap as BpfHashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, RingBuf},
     programs::{
         Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
 };
-use weft_abi::{DropReason, LANES, LAYOUT_VERSION, LabelCount, Verdict};
+use weft_abi::{DropReason, LANES, LAYOUT_VERSION, PacketCount, Slot, Verdict};
 use weft_core::io::ForwardMode;
 
 use super::{
-    AttachReport, Counts, Error, LabelCounters, Resumed,
+    AttachReport, Counts, Error, Resumed,
     memory::{Memory, Region, Shared, Sizes},
 };
 
@@ -35,12 +35,12 @@ const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 const PROGRAM: &str = "weft";
 const PASS_PROGRAM: &str = "weft_pass";
 
-/// What `labels` holds per processor.
+/// What `LABELS` and `RX_COUNTS` hold per processor.
 #[derive(Clone, Copy)]
 #[repr(transparent)]
-struct PodLabelCount(LabelCount);
+struct PodCount(PacketCount);
 // SAFETY: two u64, without padding; any bytes are valid.
-unsafe impl Pod for PodLabelCount {}
+unsafe impl Pod for PodCount {}
 
 /// The loaded program with its maps and attachments.
 pub(super) struct Kernel {
@@ -51,7 +51,8 @@ pub(super) struct Kernel {
     local: BpfHashMap<MapData, [u64; 2], u8>,
     verdicts: PerCpuArray<MapData, u64>,
     drops: PerCpuArray<MapData, u64>,
-    labels: PerCpuArray<MapData, PodLabelCount>,
+    labels: PerCpuArray<MapData, PodCount>,
+    rx_counts: PerCpuArray<MapData, PodCount>,
     events: RingBuf<MapData>,
 }
 
@@ -72,7 +73,7 @@ fn kernel<E: std::error::Error + Send + Sync + 'static>(
 }
 
 /// Name, bytes of a value and entries of every map of which user space decides the size.
-fn plan(sizes: Sizes) -> [(&'static str, usize, u32); 9] {
+fn plan(sizes: Sizes) -> [(&'static str, usize, u32); 10] {
     use weft_abi::{Group, NextHop, RxLink, Window};
     [
         ("CONFIG", size_of::<weft_abi::Config>(), 1),
@@ -83,7 +84,8 @@ fn plan(sizes: Sizes) -> [(&'static str, usize, u32); 9] {
         ("RX_LINKS", size_of::<RxLink>(), sizes.slots),
         ("RX_WINDOWS", size_of::<Window>(), sizes.slots * LANES),
         ("TX_SEQ", 8, sizes.next_hops * LANES),
-        ("LABELS", size_of::<LabelCount>(), sizes.labels),
+        ("LABELS", size_of::<PacketCount>(), sizes.labels),
+        ("RX_COUNTS", size_of::<PacketCount>(), sizes.slots),
     ]
 }
 
@@ -92,7 +94,11 @@ const FIXED_MAPS: [&str; 4] = ["LOCAL_ADDRESSES", "COUNTERS", "DROPS", "EVENTS"]
 
 impl Kernel {
     /// Loads the program over pinned maps, making those that are missing.
-    pub(super) fn open(pin_dir: &Path, sizes: Sizes) -> Result<(Self, Memory, Resumed), Error> {
+    pub(super) fn open(
+        pin_dir: &Path,
+        port: u16,
+        sizes: Sizes,
+    ) -> Result<(Self, Memory, Resumed), Error> {
         super::probe()?;
         prepare_folder(pin_dir)?;
         let folder = pin_dir.join(format!("v{LAYOUT_VERSION}"));
@@ -105,7 +111,7 @@ impl Kernel {
             fs::create_dir_all(&folder)
                 .map_err(kernel(format!("making the folder {}", folder.display())))?;
         }
-        let (mut this, memory) = match Self::load(pin_dir, &folder, sizes) {
+        let (mut this, memory) = match Self::load(pin_dir, &folder, port, sizes) {
             Ok(loaded) => loaded,
             Err(error) => {
                 // Half a set of pins would only be in the way; what an earlier run left is not ours to lose.
@@ -120,8 +126,15 @@ impl Kernel {
         Ok((this, memory, resumed))
     }
 
-    fn load(pin_dir: &Path, folder: &Path, sizes: Sizes) -> Result<(Self, Memory), Error> {
+    fn load(
+        pin_dir: &Path,
+        folder: &Path,
+        port: u16,
+        sizes: Sizes,
+    ) -> Result<(Self, Memory), Error> {
         let mut loader = EbpfLoader::new();
+        let port = u16::from_ne_bytes(port.to_be_bytes());
+        loader.override_global("PORT", &port, true);
         for (name, _, entries) in plan(sizes) {
             loader.map_max_entries(name, entries);
         }
@@ -157,6 +170,8 @@ impl Kernel {
                 .map_err(kernel("COUNTERS"))?,
             drops: PerCpuArray::try_from(take(&mut ebpf, "DROPS")?).map_err(kernel("DROPS"))?,
             labels: PerCpuArray::try_from(take(&mut ebpf, "LABELS")?).map_err(kernel("LABELS"))?,
+            rx_counts: PerCpuArray::try_from(take(&mut ebpf, "RX_COUNTS")?)
+                .map_err(kernel("RX_COUNTS"))?,
             events: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(kernel("EVENTS"))?,
             ebpf,
         };
@@ -352,15 +367,26 @@ impl Kernel {
         }
     }
 
-    pub(super) fn label(&self, label: u32) -> LabelCounters {
-        let mut total = LabelCounters::default();
-        if let Ok(values) = self.labels.get(&label, 0) {
-            for PodLabelCount(count) in values.iter() {
-                total.packets += count.packets;
-                total.bytes += count.bytes;
-            }
-        }
-        total
+    /// Packets and bytes forwarded or delivered on a label.
+    pub(super) fn label(&self, label: u32) -> (u64, u64) {
+        total(&self.labels, label)
+    }
+
+    /// Packets and bytes admitted by a slot.
+    pub(super) fn admitted(&self, slot: Slot) -> (u64, u64) {
+        total(&self.rx_counts, slot.0.into())
+    }
+
+    /// Begins counting anew what a slot admits.
+    pub(super) fn reset_admitted(&mut self, slot: Slot) -> Result<(), Error> {
+        let what = || format!("resetting the counters of slot {}", slot.0);
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| kernel(format!("reading {path}"))(error))?;
+        let zero = vec![PodCount(PacketCount::default()); cpus];
+        let zero = PerCpuValues::try_from(zero).map_err(kernel(what()))?;
+        self.rx_counts
+            .set(slot.0.into(), zero, 0)
+            .map_err(kernel(what()))
     }
 
     pub(super) fn next_event<R>(&mut self, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
@@ -380,6 +406,17 @@ impl Kernel {
         // whose last holder is a pin only a little later.
         cleanup(&self.pin_dir)
     }
+}
+
+/// Packets and bytes at an index, over all processors.
+fn total(map: &PerCpuArray<MapData, PodCount>, index: u32) -> (u64, u64) {
+    map.get(&index, 0).map_or((0, 0), |values| {
+        values
+            .iter()
+            .fold((0, 0), |(packets, bytes), PodCount(count)| {
+                (packets + count.packets, bytes + count.bytes)
+            })
+    })
 }
 
 /// An error and what caused it, on one line; errors that only repeat their cause are said once.

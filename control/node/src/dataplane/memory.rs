@@ -173,6 +173,12 @@ impl Memory {
 }
 
 impl Tables for Memory {
+    fn port(&self) -> u16 {
+        self.config
+            .get(0)
+            .map_or(0, |config| config.port.load() as u16)
+    }
+
     fn config(&self) -> Option<&ConfigValue> {
         self.config.get(0)
     }
@@ -222,53 +228,16 @@ impl Tables for Memory {
         local.contains(&address.0)
     }
 
+    fn count_admitted(&self, slot: Slot, lane: u8, bytes: u32) {
+        if let Some(window) = self.window(slot, lane) {
+            window.count(bytes);
+        }
+    }
+
     fn count_label(&self, label: Label, bytes: u32) {
         if let Some([packets, total]) = self.labels.get(label.0 as usize) {
             packets.fetch_add(1);
             total.fetch_add(u64::from(bytes));
         }
     }
-}
-
-/// The same tables for a packet the kernel has looked at already: labels it counted are not counted again.
-pub(super) struct Continued<'a>(pub(super) &'a Memory);
-
-impl Tables for Continued<'_> {
-    fn config(&self) -> Option<&ConfigValue> {
-        self.0.config()
-    }
-
-    fn rx_link(&self, slot: Slot) -> Option<&RxLink> {
-        self.0.rx_link(slot)
-    }
-
-    fn window(&self, slot: Slot, lane: u8) -> Option<&Window> {
-        self.0.window(slot, lane)
-    }
-
-    fn lfib(&self, label: Label) -> LfibEntry {
-        self.0.lfib(label)
-    }
-
-    fn bucket(&self, group: u32, lane: u8) -> u64 {
-        self.0.bucket(group, lane)
-    }
-
-    fn next_hop(&self, index: u32) -> Option<&NextHop> {
-        self.0.next_hop(index)
-    }
-
-    fn is_up(&self, index: u32) -> bool {
-        self.0.is_up(index)
-    }
-
-    fn next_seq(&self, next_hop: u32, lane: u8) -> Option<u32> {
-        self.0.next_seq(next_hop, lane)
-    }
-
-    fn is_local(&self, address: &Address) -> bool {
-        self.0.is_local(address)
-    }
-
-    fn count_label(&self, _: Label, _: u32) {}
 }

@@ -318,7 +318,8 @@ impl SharedTables {
         }
     }
 
-    /// Copies of all tables that packets can change or be changed by, by map name: for tests and diagnosis.
+    /// Copies of all tables that packets can change or be changed by, by map name: for tests. They hold keys, so they
+    /// belong in no log.
     pub fn dump(&self) -> Vec<(&'static str, Vec<u64>)> {
         let memory = &self.memory;
         vec![
@@ -341,9 +342,10 @@ impl SharedTables {
                 .rx_windows
                 .get(usize::from(slot.0) * LANES as usize + lane)
             {
-                total.highest_seq_sum += u64::from(window.highest());
-                total.received += u64::from(window.admitted());
-                total.bytes += window.bytes();
+                let (packets, bytes) = window.counted();
+                total.highest_seq_sum += window.highest();
+                total.received += packets;
+                total.bytes += bytes;
             }
         }
         total
@@ -361,7 +363,7 @@ impl Dataplane {
     /// Loads the XDP program, or takes over what an earlier run left pinned.
     pub fn open_kernel(config: &Config) -> Result<(Self, Resumed), Error> {
         let sizes = sizes(config)?;
-        let (kernel, memory, resumed) = Kernel::open(&config.pin_dir, sizes)?;
+        let (kernel, memory, resumed) = Kernel::open(&config.pin_dir, config.port, sizes)?;
         let this = Self::new(config, memory, Some(kernel))?;
         Ok((this, resumed))
     }
@@ -405,6 +407,11 @@ impl Dataplane {
     /// an identical slot or next hop go on. A new next hop is sent by the daemon until
     /// [`Dataplane::set_egress`].
     pub fn apply(&mut self, op: &DataplaneOp) -> Result<(), Error> {
+        if let (Some(kernel), Some(slot)) =
+            (&mut self.kernel, project::renewed(&self.shared.memory, op))
+        {
+            kernel.reset_admitted(slot)?;
+        }
         self.projection.apply(&self.shared.memory, op)
     }
 
@@ -497,16 +504,20 @@ impl Dataplane {
 
     /// What a slot's windows counted.
     pub fn slot_counters(&self, slot: Slot) -> SlotCounters {
-        self.shared.slot_counters(slot)
+        let mut total = self.shared.slot_counters(slot);
+        if let Some(kernel) = &self.kernel {
+            let (packets, bytes) = kernel.admitted(slot);
+            total.received += packets;
+            total.bytes += bytes;
+        }
+        total
     }
 
     /// What was counted on a label, in the kernel and here.
     pub fn label_counters(&self, label: Label) -> LabelCounters {
-        let mut total = self
-            .kernel
-            .as_ref()
-            .map(|kernel| kernel.label(label.0))
-            .unwrap_or_default();
+        let kernel = self.kernel.as_ref().map(|kernel| kernel.label(label.0));
+        let (packets, bytes) = kernel.unwrap_or_default();
+        let mut total = LabelCounters { packets, bytes };
         if let Some([packets, bytes]) = self.shared.memory.labels.get(label.0 as usize) {
             total.packets += packets.load();
             total.bytes += bytes.load();

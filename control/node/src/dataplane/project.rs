@@ -182,8 +182,7 @@ impl Projection {
         echo: Option<NextHopIndex>,
     ) -> Result<(), Error> {
         let link = link(memory, slot)?;
-        let same = link.state.load() != LinkState::Free as u32 && link.key() == key;
-        if !same {
+        if !holds(link, key) {
             link.state.store(LinkState::Free as u32);
             let first = usize::from(slot.0) * LANES as usize;
             for lane in 0..LANES as usize {
@@ -313,6 +312,21 @@ impl Projection {
 
 fn link(memory: &Memory, slot: Slot) -> Result<&RxLink, Error> {
     checked("slot", u32::from(slot.0), &memory.rx_links)
+}
+
+/// Whether a slot is in use with this key.
+fn holds(link: &RxLink, key: [u64; 2]) -> bool {
+    link.state.load() != LinkState::Free as u32 && link.key() == key
+}
+
+/// The slot that an operation gives to another link.
+pub(super) fn renewed(memory: &Memory, op: &DataplaneOp) -> Option<Slot> {
+    match op {
+        DataplaneOp::AddSlot { slot, key, .. } => link(memory, *slot)
+            .is_ok_and(|link| !holds(link, key.words()))
+            .then_some(*slot),
+        _ => None,
+    }
 }
 
 fn set_path(link: &RxLink, path: &UnderlayPath) {

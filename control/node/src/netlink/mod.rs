@@ -326,6 +326,8 @@ pub struct HostRoute {
     pub metric: u32,
     /// Largest packet, bytes.
     pub mtu: Option<u32>,
+    /// Address this host's own packets come from.
+    pub source: Option<IpAddr>,
 }
 
 impl std::fmt::Display for HostRoute {
@@ -357,6 +359,11 @@ impl HostRoute {
             })
             .kind(RouteType::Unicast)
             .build();
+        if let Some(source) = self.source {
+            message
+                .attributes
+                .push(RouteAttribute::PrefSource(source.into()));
+        }
         if let Some(mtu) = self.mtu {
             message
                 .attributes

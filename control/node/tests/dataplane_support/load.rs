@@ -217,6 +217,11 @@ impl Programs {
 
     /// Has the generator make `count` packets of `frame_len` bytes.
     pub fn generate(&mut self, count: u32, frame_len: usize, from: u32) {
+        self.generate_in_bursts(count, 64, frame_len, from);
+    }
+
+    /// The same, `burst` packets at a time: what a receiver's interrupt or poll finds at once.
+    pub fn generate_in_bursts(&mut self, count: u32, burst: u32, frame_len: usize, from: u32) {
         let frame = vec![0u8; frame_len];
         // Live frames are taken to come from a real interface.
         let mut context = [0u8; 24];
@@ -226,7 +231,7 @@ impl Programs {
             data_in: Some(&frame),
             ctx_in: Some(&context),
             repeat: count,
-            attrs: TestRunAttrs::new().xdp_live_frames(64),
+            attrs: TestRunAttrs::new().xdp_live_frames(burst),
             ..Default::default()
         };
         self.program("generate")

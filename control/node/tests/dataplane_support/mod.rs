@@ -407,7 +407,9 @@ impl Pair {
             .into_iter()
             .zip(self.user.shared().dump())
         {
-            if let Some(at) = (0..kernel.len()).find(|i| kernel[*i] != user[*i]) {
+            // What a window admitted, the kernel counts elsewhere.
+            let counted = |i: &usize| name == "rx_windows" && matches!(i % 72, 1 | 2);
+            if let Some(at) = (0..kernel.len()).find(|i| kernel[*i] != user[*i] && !counted(i)) {
                 panic!(
                     "{context}: table {name}, word {at}: kernel {:#x}, user {:#x}",
                     kernel[at], user[at]
@@ -431,6 +433,14 @@ impl Pair {
                 user.drops[i],
                 "{context}: drop reason {}",
                 reason.name()
+            );
+        }
+        for slot in 0..MAX_SLOTS as u16 {
+            let slot = Slot(slot);
+            assert_eq!(
+                self.kernel.slot_counters(slot),
+                self.user.slot_counters(slot),
+                "{context}: {slot:?}"
             );
         }
         for label in 0..MAX_LABELS {
