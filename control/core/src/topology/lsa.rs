@@ -4,7 +4,8 @@
 //! A directed link counts once both ends name it under the same [`LinkId`] (see [`cspf`](super::cspf)), so nobody can
 //! lie a link into being. The encoding is canonical: one advertisement has exactly one byte string, and whatever
 //! deviates (order, padding, host bits of a prefix, trailing bytes) is refused. There is no wall clock: an LSA carries
-//! the lifetime it was given, and its age travels beside it, outside the signature.
+//! the lifetime it was given, and its age travels beside it, outside the signature. A member can therefore keep a gone
+//! node's last LSA alive by telling too low an age; since the others no longer hear that node, no link follows from it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
