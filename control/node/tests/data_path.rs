@@ -81,7 +81,7 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
     thread::spawn(move || {
         own_namespace();
         runtime().block_on(async {
-            let interface = Interface::open("weft0", 1).unwrap();
+            let interface = Interface::open("weft0", 1, true).unwrap();
             let (netlink, _events) = Netlink::open().unwrap();
             netlink.set_up(interface.index(), 9000, 1000).await.unwrap();
             netlink

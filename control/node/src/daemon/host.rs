@@ -62,6 +62,7 @@ impl Daemon {
                 self.attach(index, &name, mac.is_some());
             }
         }
+        self.serve_directly();
 
         let local: Vec<_> = self
             .host

@@ -132,7 +132,8 @@ pub(crate) fn core_config(loaded: &Loaded) -> node::Config {
     core
 }
 
-fn hardware_aes() -> bool {
+/// Whether the processor computes AES and GCM itself.
+pub(crate) fn hardware_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         std::arch::is_x86_feature_detected!("aes")
