@@ -82,7 +82,7 @@ fn offloads(context: &mut Context, offloads: &[Offload]) -> Result<(), Failure> 
     let on: Vec<String> = offloads
         .iter()
         .filter(|offload| offload.on)
-        .map(|offload| clean(&offload.name))
+        .map(|offload| clean(&offload.name).into_owned())
         .collect();
     let on = if on.is_empty() {
         context.paint(WARN, "none")

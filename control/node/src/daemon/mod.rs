@@ -377,6 +377,7 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
     let (resolved, mut names) = mpsc::channel(16);
     let resolver_task = tokio::spawn(host::resolve_names(loaded.config.clone(), resolved));
     *started = true;
+    setup::give_back_memory();
     notify::ready();
     tracing::info!(
         node = %daemon.node.id(), address = %own, port = daemon.config.listen.port, resumed = node_resumed, "weftd runs"

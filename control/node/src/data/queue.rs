@@ -47,7 +47,8 @@ pub struct Item {
 pub enum Out {
     /// To be sent; with congestion marked where the flag is set.
     Send(Item, bool),
-    /// To be dropped: it waited too long.
+    /// It waited too long: to be dropped, or of a super-packet one segment, which tells its sender as much as the loss of
+    /// all of them and is made good at once.
     Late(Item),
 }
 

@@ -24,7 +24,7 @@ use super::{
     packet::{Inner, Lanes, combine_ecn, mark_congestion},
     queue,
     session::{Arrival, CLASS_BIT, EPOCH_SHIFT, OpenError, Session, Table, Target},
-    udp::{self, Address, BUFFER, RxBatch, Sent, Socket, TxBatch},
+    udp::{self, Address, RxBatch, Sent, Socket, TxBatch},
     window::Refusal,
     xsk::{self, Xsk},
 };
@@ -486,13 +486,9 @@ impl Worker {
         let now = self.began.elapsed().as_micros() as u64;
         let mut bytes = 0;
         while bytes < TURN {
-            let (item, mark) = match self.backlog.pop(now) {
-                Some(queue::Out::Send(item, mark)) => (item, mark),
-                Some(queue::Out::Late(item)) => {
-                    shared.counters.one(Counter::FlowQueueLate);
-                    self.free.push(item.buffer);
-                    continue;
-                }
+            let (item, mark, late) = match self.backlog.pop(now) {
+                Some(queue::Out::Send(item, mark)) => (item, mark, false),
+                Some(queue::Out::Late(item)) => (item, false, true),
                 None => break,
             };
             bytes += item.len as usize;
@@ -503,7 +499,12 @@ impl Worker {
                     shared.counters.one(Counter::EcnMarked);
                     mark_congestion(packet);
                 }
-                self.send(&shared, &table, &item.header, packet);
+                if late {
+                    shared.counters.one(Counter::FlowQueueLate);
+                }
+                if !late || item.header.gso != Gso::None {
+                    self.send(&shared, &table, &item.header, packet, late);
+                }
             }
             self.buffers[usize::from(item.buffer)] = memory;
             self.free.push(item.buffer);
@@ -512,9 +513,17 @@ impl Worker {
         self.more |= !self.backlog.is_empty();
     }
 
-    /// Sends a packet or super-packet, or does what else is due with it.
-    fn send(&mut self, shared: &Shared, table: &Table, header: &VirtioHeader, packet: &mut [u8]) {
-        if let Err(refused) = send(shared, table, &mut self.tx, &self.sockets, header, packet) {
+    /// Sends a packet or super-packet, `short` without its first segment, or does what else is due with it.
+    fn send(
+        &mut self,
+        shared: &Shared,
+        table: &Table,
+        header: &VirtioHeader,
+        packet: &mut [u8],
+        short: bool,
+    ) {
+        let (tx, sockets) = (&mut self.tx, &self.sockets);
+        if let Err(refused) = send(shared, table, tx, sockets, header, packet, short) {
             self.refused(refused, header, packet);
         }
     }
@@ -602,6 +611,7 @@ impl Worker {
                         &self.sockets,
                         &header,
                         &mut packet,
+                        false,
                     )
                 } else {
                     Err(Refused::Answer(Counter::NoSession, Problem::Unreachable))
@@ -881,7 +891,7 @@ fn deliver(
     shared.counters.add(Counter::TunTx, sink.packets);
 }
 
-/// Encrypts and labels a packet, or every segment of a super-packet, into the batch.
+/// Encrypts and labels a packet, or every segment of a super-packet (`short`: but the first), into the batch.
 fn send(
     shared: &Shared,
     table: &Table,
@@ -889,6 +899,7 @@ fn send(
     sockets: &[Socket],
     header: &VirtioHeader,
     packet: &mut [u8],
+    short: bool,
 ) -> Result<(), Refused> {
     let inner = Inner::parse(packet).ok_or(Refused::Drop(Counter::Malformed))?;
     if inner.destination.is_multicast() {
@@ -934,7 +945,11 @@ fn send(
         gso::complete(header, packet).map_err(malformed)?;
     }
 
-    let segments = cut.as_ref().map_or(1, Cut::segments);
+    let skipped = usize::from(short);
+    let segments = cut.as_ref().map_or(1, Cut::segments).saturating_sub(skipped);
+    if segments == 0 {
+        return Ok(());
+    }
     let first = epoch
         .take(segments)
         .ok_or(Refused::Drop(Counter::Exhausted))?;
@@ -946,7 +961,7 @@ fn send(
         let buffer = tx.buffer();
         let room = &mut buffer[HEAD..];
         let len = match &cut {
-            Some(cut) => cut.write(packet, index, room),
+            Some(cut) => cut.write(packet, index + skipped, room),
             None => room.get_mut(..packet.len()).map(|room| {
                 room.copy_from_slice(packet);
                 packet.len()

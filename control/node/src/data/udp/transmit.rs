@@ -8,9 +8,9 @@ use super::{
 };
 
 /// Segments the kernel takes in one `UDP_SEGMENT` send.
-pub const MAX_SEGMENTS: usize = 64;
+const MAX_SEGMENTS: usize = 64;
 /// Bytes it takes in one: what an IPv4 packet can carry.
-pub const MAX_SEGMENTED: usize = 65_507;
+const MAX_SEGMENTED: usize = 65_507;
 /// Bytes that wait at most: two messages of the largest size.
 const ARENA: usize = 2 * 65_536;
 
