@@ -50,6 +50,12 @@ enum Verb {
         #[arg(long, value_enum)]
         only: Option<Part>,
     },
+    /// Tests that go on for longer than the suite can wait
+    Soak {
+        /// What
+        #[arg(value_enum)]
+        what: suite::Soak,
+    },
     /// Measure, and tell the figures next to what is aimed at
     Bench {
         /// Which benchmark
@@ -147,6 +153,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
             }
         }
         Verb::Test { filter, only } => suite::test(filter.as_deref(), only)?,
+        Verb::Soak { what } => suite::soak(what)?,
         Verb::Bench { name, json } => bench::run(name.as_deref(), json.as_deref())?,
         Verb::Demo { keep, json } => {
             setup::ensure(setup::Need::Run)?;

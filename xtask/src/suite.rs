@@ -206,6 +206,29 @@ fn cargos(only: Option<Part>) -> Result<Vec<Cargo>> {
     Ok(cargos)
 }
 
+/// Tests that the suite runs in a short form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Soak {
+    /// The index: 200 times killed at a random moment, ten minutes beside a live node.
+    Index,
+}
+
+/// Runs the long form of tests.
+///
+/// # Errors
+/// When the build fails or a test does.
+pub fn soak(what: Soak) -> Result<()> {
+    let Soak::Index = what;
+    setup::index(Need::Run, false)?;
+    let mut command = building::index_cargo();
+    command
+        .args(["test", "--package", "weft-indexd", "--test", "crash"])
+        .args(["--test", "live", "--", "--nocapture"])
+        .env("WEFT_CRASH_ROUNDS", "200")
+        .env("WEFT_LIVE_SECONDS", "600");
+    term::run(&mut command)
+}
+
 /// A compiled test program.
 #[derive(Clone, Debug)]
 struct TestProgram {
