@@ -898,7 +898,11 @@ fn p2p_with_peers_that_are_damaged_at_random() {
                     match place % 4 {
                         0 => bytes.truncate(at),
                         1 => bytes.insert(at.min(bytes.len()), place as u8),
-                        2 => bytes.iter_mut().skip(at).take(1).for_each(|b| *b ^= 1 << (place >> 8 & 7)),
+                        2 => bytes
+                            .iter_mut()
+                            .skip(at)
+                            .take(1)
+                            .for_each(|b| *b ^= 1 << (place >> 8 & 7)),
                         _ => bytes.iter_mut().skip(at).take(4).for_each(|b| *b = 0xff),
                     }
                 }
