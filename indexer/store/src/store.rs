@@ -506,11 +506,14 @@ impl Store {
         }
         self.settled();
         let db = self.db.clone();
-        let merge = move || [Family::Coins, Family::ScriptCoins].map(|f| db.merge(f));
+        let merge = move || {
+            db.merge(Family::Coins);
+            db.merge(Family::ScriptCoins);
+        };
         // Without a thread it stays for RocksDB's own compaction.
         self.settling = std::thread::Builder::new()
             .name("settle".into())
-            .spawn(move || drop(merge()))
+            .spawn(merge)
             .ok();
     }
 

@@ -346,6 +346,8 @@ fn live(seed: u64, steps: usize, deepest: usize) {
                 model.cut(height as usize);
             }
             5 => store.compact(|_| ()).unwrap(),
+            // Goes on while the next blocks come and go.
+            6 => store.settle(),
             _ => {}
         }
         let count = if model.rng.random_range(0..6) == 0 {
