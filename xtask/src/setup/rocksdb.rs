@@ -185,7 +185,7 @@ impl Versions {
     /// Changes when what would be compiled changes.
     fn fingerprint(&self) -> String {
         let mut hash = Sha256::new();
-        for part in FLAGS.iter().copied().chain(processor_flags()).chain([
+        for part in FLAGS.iter().chain(processor_flags()).copied().chain([
             self.zstd.as_str(),
             std::env::consts::ARCH,
             std::env::var("CXX").as_deref().unwrap_or("c++"),
