@@ -274,6 +274,7 @@ impl Live {
     }
 
     fn replace(&mut self) {
+        self.pay();
         let pool = self.node.rpc("getrawmempool", json!([]));
         let pool = pool.as_array().expect("ids").clone();
         for id in pool.choose_multiple(&mut self.rng, 4) {
@@ -493,17 +494,17 @@ fn beside_a_node_that_is_given_no_rest() {
     let mut steps = 0;
     while Instant::now() < end || steps < 15 {
         match live.rng.random_range(0..20) {
-            0..=6 => live.pay(),
-            7..=9 => live.chain_of_payments(),
-            10..=11 => live.replace(),
-            12 => live.hide(),
-            13..=15 => {}
-            16..=18 => live.leave(),
-            _ if steps > 5 => live.restart(),
+            0..=5 => live.pay(),
+            6..=7 => live.chain_of_payments(),
+            8..=10 => live.replace(),
+            11 => live.hide(),
+            12 => {}
+            13..=17 => live.leave(),
+            18 => live.restart(),
             _ => live.open(),
         }
         if live.rng.random_bool(0.7) {
-            let count = live.rng.random_range(1..4);
+            let count = live.rng.random_range(1..=12);
             live.mine(count);
         }
         live.follow();
