@@ -10,7 +10,10 @@
 //! 20..28  session counter (or the next label entries) | AEAD counter (control) | opaque to the echoing side (probe)
 //! ```
 
-use crate::{Kind, Label, Slot, siphash::{tag_14, tag_22}};
+use crate::{
+    Kind, Label, Slot,
+    siphash::{tag_14, tag_22},
+};
 
 /// Version of the packet format.
 pub const VERSION: u8 = 1;
