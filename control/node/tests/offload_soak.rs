@@ -212,7 +212,8 @@ fn millions_of_packets_arrive_as_they_left() {
     let mut spare: Vec<Vec<u8>> = vec![];
     let mut memory = vec![0; 64 * BUFFER];
     let mut whole = vec![];
-    let (mut packets, mut lost, mut doubled, mut arrived, mut bundles) = (0u64, 0u64, 0u64, 0u64, 0u64);
+    let (mut packets, mut lost, mut doubled, mut arrived, mut bundles) =
+        (0u64, 0u64, 0u64, 0u64, 0u64);
     while packets < PACKETS && began.elapsed() < LIMIT {
         // A few flows at a time, as in any second of a network.
         let flow = (packets / 4_000 * 5 + random.below(5)) % FLOWS;

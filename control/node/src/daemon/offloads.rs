@@ -50,10 +50,7 @@ impl Daemon {
             Some("`offload = false` under [tun]".to_owned())
         } else if self.tun.is_none() {
             Some("no TUN interface: nothing ends here but the control plane's messages".to_owned())
-        } else if matches!(
-            self.modes.get(&index),
-            None | Some(ForwardMode::UserSpace)
-        ) {
+        } else if matches!(self.modes.get(&index), None | Some(ForwardMode::UserSpace)) {
             Some("no XDP program on the interface".to_owned())
         } else if mtu > xsk::MAX_MTU {
             Some(format!(

@@ -396,7 +396,11 @@ impl Queue {
     /// Takes the first flow off a peer's list.
     fn take_flow(&mut self, peer: usize, fresh: bool) -> u16 {
         let peer = &mut self.peers[peer];
-        let list = if fresh { &mut peer.fresh } else { &mut peer.old };
+        let list = if fresh {
+            &mut peer.fresh
+        } else {
+            &mut peer.old
+        };
         let index = list.head;
         list.head = self.flows[usize::from(index)].next;
         if list.head == NONE {
@@ -414,7 +418,11 @@ impl Queue {
     }
 
     fn take_peer(&mut self, fresh: bool) -> u16 {
-        let list = if fresh { &mut self.fresh } else { &mut self.old };
+        let list = if fresh {
+            &mut self.fresh
+        } else {
+            &mut self.old
+        };
         let index = list.head;
         list.head = self.peers[usize::from(index)].next;
         if list.head == NONE {

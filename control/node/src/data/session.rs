@@ -254,7 +254,9 @@ impl Table {
             Target::None => return 0,
         };
         let bits = address.to_bits();
-        (bits as u64 ^ (bits >> 64) as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32)
+        (bits as u64 ^ (bits >> 64) as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(32)
     }
 
     /// The session whose traffic arrives on the label.
@@ -602,7 +604,10 @@ mod tests {
             memory[50] ^= 1;
             let mut batch = [
                 arrival,
-                Arrival { start: 24, ..arrival },
+                Arrival {
+                    start: 24,
+                    ..arrival
+                },
                 Arrival {
                     start: 48,
                     counter: counter + 1,

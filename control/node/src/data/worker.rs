@@ -876,9 +876,7 @@ fn deliver(
     };
     for arrival in arrivals.iter() {
         if arrival.len > 0
-            && let Some(packet) = sink
-                .memory
-                .get(arrival.start..arrival.start + arrival.len)
+            && let Some(packet) = sink.memory.get(arrival.start..arrival.start + arrival.len)
         {
             let place = Place {
                 buffer: 0,
@@ -946,7 +944,10 @@ fn send(
     }
 
     let skipped = usize::from(short);
-    let segments = cut.as_ref().map_or(1, Cut::segments).saturating_sub(skipped);
+    let segments = cut
+        .as_ref()
+        .map_or(1, Cut::segments)
+        .saturating_sub(skipped);
     if segments == 0 {
         return Ok(());
     }
@@ -991,9 +992,7 @@ fn send(
     counters
         .tx_packets
         .fetch_add(segments as u64, Ordering::Relaxed);
-    counters
-        .tx_bytes
-        .fetch_add(bytes as u64, Ordering::Relaxed);
+    counters.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     Ok(())
 }
 

@@ -163,8 +163,7 @@ impl Xsk {
     /// Opens one for a receive queue. An error of kind `InvalidInput` says that there is no such queue.
     pub fn open(interface: u32, queue: u32) -> io::Result<Self> {
         // SAFETY: plain system call; the result is checked.
-        let fd =
-            unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

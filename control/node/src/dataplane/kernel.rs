@@ -14,7 +14,8 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{
-        Array, HashMap as BpfHashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, RingBuf, XskMap,
+        Array, HashMap as BpfHashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, RingBuf,
+        XskMap,
     },
     programs::{
         Xdp, XdpMode,
@@ -354,14 +355,13 @@ impl Kernel {
     }
 
     /// Hands packets that are delivered on an interface to these sockets, one for each of its queues from 0 on.
-    pub(super) fn set_sockets(
-        &mut self,
-        ifindex: u32,
-        sockets: &[Xsk],
-    ) -> Result<(), Error> {
+    pub(super) fn set_sockets(&mut self, ifindex: u32, sockets: &[Xsk]) -> Result<(), Error> {
         let Sockets { ports, map, used } = &mut self.sockets;
         let place = ifindex % PORTS;
-        if used.keys().any(|&other| other != ifindex && other % PORTS == place) {
+        if used
+            .keys()
+            .any(|&other| other != ifindex && other % PORTS == place)
+        {
             return Err(Error::OutOfBounds {
                 what: "an interface whose index shares its last byte with",
                 value: ifindex.into(),

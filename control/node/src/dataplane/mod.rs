@@ -25,12 +25,12 @@ use weft_abi::{
 use weft_core::io::{DataplaneOp, ForwardMode};
 
 pub use self::kernel::PassProgram;
-use crate::data::xsk::{MAX_QUEUES, Xsk};
 use self::{
     kernel::Kernel,
     memory::{Memory, Sizes},
     project::Projection,
 };
+use crate::data::xsk::{MAX_QUEUES, Xsk};
 
 /// How a plane is opened.
 #[derive(Clone, Debug)]

@@ -107,13 +107,12 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => 1..1400usize,
         1 => Just(8_900usize),
     ];
-    let step =
-        (0..4usize, 0..60u8, sizes, any::<u8>()).prop_map(|(flow, odd, len, value)| Step {
-            flow,
-            odd,
-            len,
-            value,
-        });
+    let step = (0..4usize, 0..60u8, sizes, any::<u8>()).prop_map(|(flow, odd, len, value)| Step {
+        flow,
+        odd,
+        len,
+        value,
+    });
     proptest::collection::vec(step, 1..120)
 }
 
@@ -270,7 +269,11 @@ fn streams_go_together() {
                 .map(|index| {
                     build::Tcp {
                         v6,
-                        id: if fixed { 0 } else { 0xfff0_u16.wrapping_add(index) },
+                        id: if fixed {
+                            0
+                        } else {
+                            0xfff0_u16.wrapping_add(index)
+                        },
                         sequence: u32::from(index) * 1400,
                         payload: build::bytes(1400),
                         flags: if index == 39 { 0x18 } else { 0x10 },

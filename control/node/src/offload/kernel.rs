@@ -96,7 +96,9 @@ impl Tun {
                     let header = VirtioHeader::read(buffer.first_chunk().unwrap()).unwrap();
                     let packet = buffer[virtio::LEN..len].to_vec();
                     // Neighbour discovery and the like are not ours.
-                    if packet[0] == 0x45 && packet[12] == 10 || packet[0] >> 4 == 6 && packet[8] == 0xfd {
+                    if packet[0] == 0x45 && packet[12] == 10
+                        || packet[0] >> 4 == 6 && packet[8] == 0xfd
+                    {
                         got.push((header, packet));
                         last = Instant::now();
                     }
@@ -117,8 +119,19 @@ fn router(near: libc::c_int, far: libc::c_ulong) -> std::io::Result<(Tun, Tun)> 
     let none = std::ptr::null::<libc::c_char>();
     // SAFETY: terminated strings; what is mounted is seen in this thread's namespace alone.
     let mounted = unsafe {
-        libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast())
-            | libc::mount(c"sysfs".as_ptr(), c"/sys".as_ptr(), c"sysfs".as_ptr(), 0, none.cast())
+        libc::mount(
+            none,
+            c"/".as_ptr(),
+            none,
+            libc::MS_REC | libc::MS_PRIVATE,
+            none.cast(),
+        ) | libc::mount(
+            c"sysfs".as_ptr(),
+            c"/sys".as_ptr(),
+            c"sysfs".as_ptr(),
+            0,
+            none.cast(),
+        )
     };
     if mounted < 0 {
         return Err(std::io::Error::last_os_error());
@@ -145,9 +158,7 @@ fn router(near: libc::c_int, far: libc::c_ulong) -> std::io::Result<(Tun, Tun)> 
                 .await
                 .map_err(std::io::Error::other)?;
         }
-        for (prefix, prefix_len, link) in
-            [("10.0.0.200", 32, far), ("fd00::", 16, far)]
-        {
+        for (prefix, prefix_len, link) in [("10.0.0.200", 32, far), ("fd00::", 16, far)] {
             let route = HostRoute {
                 prefix: prefix.parse::<IpAddr>().unwrap(),
                 prefix_len,
@@ -156,7 +167,10 @@ fn router(near: libc::c_int, far: libc::c_ulong) -> std::io::Result<(Tun, Tun)> 
                 mtu: None,
                 source: None,
             };
-            netlink.set_route(&route).await.map_err(std::io::Error::other)?;
+            netlink
+                .set_route(&route)
+                .await
+                .map_err(std::io::Error::other)?;
         }
         Ok::<_, std::io::Error>(())
     })?;
@@ -186,10 +200,18 @@ fn partial(mut packet: Vec<u8>, gso: Gso, size: usize) -> (VirtioHeader, Vec<u8>
         Gso::Udp => (if v6 { 40 } else { 20 }, 6, 17),
         _ => (if v6 { 40 } else { 20 }, 16, 6),
     };
-    let addresses = if v6 { packet[8..40].to_vec() } else { packet[12..20].to_vec() };
+    let addresses = if v6 {
+        packet[8..40].to_vec()
+    } else {
+        packet[12..20].to_vec()
+    };
     let sum = Sum::pseudo(&addresses, protocol, packet.len() - start).folded();
     put_u16(&mut packet, start + field, sum);
-    let transport = if gso == Gso::Udp { 8 } else { usize::from(packet[start + 12] >> 4) * 4 };
+    let transport = if gso == Gso::Udp {
+        8
+    } else {
+        usize::from(packet[start + 12] >> 4) * 4
+    };
     let header = VirtioHeader {
         partial: Some((start as u16, field as u16)),
         gso,
@@ -209,9 +231,21 @@ fn the_kernel_cuts_alike() {
         Ok(router) => router,
         Err(error) => return skip(&format!("no namespace with two TUN interfaces: {error}")),
     };
-    for (payload, size) in [(1, 1_000), (1_000, 1_000), (1_001, 1_000), (3_000, 1_000), (60_000, 1_388), (9_000, 8_900), (60_000, 1_000)] {
+    for (payload, size) in [
+        (1, 1_000),
+        (1_000, 1_000),
+        (1_001, 1_000),
+        (3_000, 1_000),
+        (60_000, 1_388),
+        (9_000, 8_900),
+        (60_000, 1_000),
+    ] {
         for v6 in [false, true] {
-            let ip = build::Ip { tos: 0x2a, label: 0x12345, ..build::Ip::default() };
+            let ip = build::Ip {
+                tos: 0x2a,
+                label: 0x12345,
+                ..build::Ip::default()
+            };
             for flags in [0x10, 0x18, 0x19, 0x90, 0x99] {
                 let tcp = build::Tcp {
                     v6,
@@ -274,7 +308,9 @@ impl Sink for Kept<'_> {
     fn write(&mut self, virtio: &VirtioHeader, head: &[u8], pieces: &[Piece], _packets: usize) {
         let mut packet = head.to_vec();
         for piece in pieces {
-            packet.extend(&self.0[piece.buffer as usize][piece.start as usize..][..piece.len as usize]);
+            packet.extend(
+                &self.0[piece.buffer as usize][piece.start as usize..][..piece.len as usize],
+            );
         }
         self.1.push((*virtio, packet));
     }
@@ -327,9 +363,15 @@ fn the_kernel_puts_together_alike() {
             next.id = next.id.wrapping_add(1);
         }
         let mut kept = Kept(&packets, vec![]);
-        let mut coalescer = Coalescer::new(Takes { tcp: true, udp: true });
+        let mut coalescer = Coalescer::new(Takes {
+            tcp: true,
+            udp: true,
+        });
         for (index, packet) in packets.iter().enumerate() {
-            let place = Place { buffer: index as u32, start: 0 };
+            let place = Place {
+                buffer: index as u32,
+                start: 0,
+            };
             coalescer.push(packet, place, &mut kept);
         }
         coalescer.flush(&mut kept);
@@ -338,14 +380,20 @@ fn the_kernel_puts_together_alike() {
             near.write(&VirtioHeader::default(), packet);
         }
         let kernel = far.read(Duration::from_millis(900));
-        let sizes = |all: &[(VirtioHeader, Vec<u8>)]| -> Vec<usize> { all.iter().map(|(_, packet)| packet.len()).collect() };
+        let sizes = |all: &[(VirtioHeader, Vec<u8>)]| -> Vec<usize> {
+            all.iter().map(|(_, packet)| packet.len()).collect()
+        };
         assert_eq!(sizes(&kernel), sizes(&kept.1), "IPv6: {v6}");
         for (index, ((theirs, their_packet), (ours, our_packet))) in
             kernel.iter().zip(&kept.1).enumerate()
         {
             assert_eq!((theirs.gso, theirs.ecn), (ours.gso, ours.ecn), "{index}");
             if ours.gso != Gso::None {
-                assert_eq!((theirs.gso_size, theirs.partial), (ours.gso_size, ours.partial), "{index}");
+                assert_eq!(
+                    (theirs.gso_size, theirs.partial),
+                    (ours.gso_size, ours.partial),
+                    "{index}"
+                );
             }
             assert_eq!(their_packet, &forwarded(our_packet.clone()), "{index}");
         }

@@ -58,7 +58,13 @@ fn lower(tcp: &mut [u8], limit: u16, partial: bool) -> Option<bool> {
                 if !partial {
                     let checksum = u16_at(tcp, 16)?;
                     // An option may stand at an odd place: then its bytes are halves of two words.
-                    let swap = |value: u16| if at % 2 == 0 { value } else { value.swap_bytes() };
+                    let swap = |value: u16| {
+                        if at % 2 == 0 {
+                            value
+                        } else {
+                            value.swap_bytes()
+                        }
+                    };
                     put_u16(tcp, 16, adjusted(checksum, swap(old), swap(limit)));
                 }
                 return Some(true);

@@ -52,12 +52,18 @@ pub(super) fn park_with_headers(name: &str) -> io::Result<OwnedFd> {
     }
     // SAFETY: a fresh descriptor that nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let flags =
-        libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR;
+    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR;
     ioctl(fd.as_raw_fd(), TUNSETIFF, &request(name, flags))?;
     let size = crate::offload::virtio::LEN as libc::c_int;
     // SAFETY: an int that lives through the call.
-    if unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETVNETHDRSZ as _, std::ptr::from_ref(&size)) } < 0 {
+    if unsafe {
+        libc::ioctl(
+            fd.as_raw_fd(),
+            TUNSETVNETHDRSZ as _,
+            std::ptr::from_ref(&size),
+        )
+    } < 0
+    {
         return Err(io::Error::last_os_error());
     }
     detach(fd.as_raw_fd())?;

@@ -125,7 +125,11 @@ impl Interface {
             };
         }
         // tokio-tun makes a multi-queue interface of two queues and more, and the parked one made it one.
-        let opened = if parked.is_ok() { queues.max(2) } else { queues };
+        let opened = if parked.is_ok() {
+            queues.max(2)
+        } else {
+            queues
+        };
         let tuns = Tun::builder()
             .name(name)
             .queues(opened)
@@ -205,7 +209,9 @@ fn probe(fd: RawFd, headers: &Result<(), String>) -> (Takes, Vec<Offload>) {
                     flags |= more;
                     None
                 }
-                Err(error) => Some(format!("the kernel refuses TUNSETOFFLOAD {more:#x}: {error}")),
+                Err(error) => Some(format!(
+                    "the kernel refuses TUNSETOFFLOAD {more:#x}: {error}"
+                )),
             },
         };
         Offload { name, off }
@@ -282,7 +288,11 @@ impl Queue {
     }
 
     /// Writes one packet or bundle that stands in parts; `parts[0]` is left empty for the virtio header.
-    pub fn write<'a>(&self, header: &'a mut [u8; virtio::LEN], parts: &mut [IoSlice<'a>]) -> io::Result<()> {
+    pub fn write<'a>(
+        &self,
+        header: &'a mut [u8; virtio::LEN],
+        parts: &mut [IoSlice<'a>],
+    ) -> io::Result<()> {
         let parts = if self.headers {
             parts[0] = IoSlice::new(header);
             parts
@@ -307,9 +317,6 @@ impl Queue {
     /// Writes one packet as it is.
     pub fn write_packet(&self, packet: &[u8]) -> io::Result<()> {
         let mut header = VirtioHeader::default().to_bytes();
-        self.write(
-            &mut header,
-            &mut [IoSlice::new(&[]), IoSlice::new(packet)],
-        )
+        self.write(&mut header, &mut [IoSlice::new(&[]), IoSlice::new(packet)])
     }
 }

@@ -142,11 +142,7 @@ impl RxBatch {
             self.meta.push(meta);
         }
         let full = count == self.ask;
-        self.ask = if bytes > count * 4096 {
-            BUNDLES
-        } else {
-            BATCH
-        };
+        self.ask = if bytes > count * 4096 { BUNDLES } else { BATCH };
         Ok(full)
     }
 
