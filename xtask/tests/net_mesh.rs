@@ -94,6 +94,18 @@ fn a_chain_of_five_hops_with_mixed_underlay() {
     }
 }
 
+/// Every counter of every node, for the message of a test that failed: a lost packet was counted somewhere.
+fn counters(lab: &Lab) -> String {
+    lab.nodes()
+        .map(
+            |node| match node.api().and_then(|mut api| Ok(api.counters()?)) {
+                Ok(counters) => format!("{}: {counters:?}\n", node.name()),
+                Err(error) => format!("{}: {error:#}\n", node.name()),
+            },
+        )
+        .collect()
+}
+
 #[test]
 fn rekeying_loses_nothing() {
     needs_lab!();
@@ -121,8 +133,13 @@ fn rekeying_loses_nothing() {
         Duration::from_secs(60),
         || link_epochs() >= links + 2 && session_epoch() >= session + 2,
     );
+    let counters = counters(&lab);
     for report in [there.finish().unwrap(), back.finish().unwrap()] {
-        assert_eq!((report.lost(), report.duplicates), (0, 0), "{report:?}");
+        assert_eq!(
+            (report.lost(), report.duplicates),
+            (0, 0),
+            "{report:?}\n{counters}"
+        );
         assert!(report.sent > 10_000, "{report:?}");
     }
 }
