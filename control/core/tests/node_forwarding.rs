@@ -480,6 +480,48 @@ fn a_one_way_link_is_opened_over_the_mesh() {
         .assert_whole(&lab, "after its rekey");
 }
 
+/// 0 → 1 ↔ 2 → 0, two of three one way only: every report, refresh and renewal of keys has to go round, and traffic stays whole.
+#[test]
+fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
+    let rekey = Micros::from_secs(10);
+    let mut lab = Lab::new(15, 3, &[(0, 2), (2, 1), (0, 1)], |_, config| {
+        config.timers.link_rekey = rekey;
+        config.timers.session_rekey = rekey;
+    });
+    lab.change_one_way(1, 0, |link| link.up = false);
+    lab.start();
+    lab.talk(0, 1);
+    lab.world.run_ms(5_000);
+    let epochs = |lab: &Lab| {
+        let of = |n: usize| lab.world.hosts[n].node.as_ref().unwrap();
+        let links = (0..3).flat_map(|n| of(n).links(lab.world.now));
+        links.map(|link| link.epoch).min().unwrap()
+    };
+    // Cut: the way moves to the ring within seconds.
+    lab.change_one_way(0, 2, |link| link.up = false);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let stream = lab.stream(from, to, 5, 10, |_, _| {});
+        let late = stream.sent.iter().filter(|(number, at)| {
+            !stream.arrived.contains_key(number)
+                && at.since(stream.sent[stream.sent.keys().next().unwrap()])
+                    > Micros::from_secs(5)
+        });
+        assert_eq!(late.count(), 0, "{from} to {to}\n{}", lab.logs());
+    }
+    for round in 0..6 {
+        let before = epochs(&lab);
+        lab.stream(0, 1, 5, 30, |_, _| {})
+            .assert_whole(&lab, &format!("there, round {round}"));
+        lab.stream(1, 0, 5, 30, |_, _| {})
+            .assert_whole(&lab, &format!("back, round {round}"));
+        assert!(
+            epochs(&lab) >= before + 2,
+            "keys of the ring's links are not renewed\n{}",
+            lab.logs()
+        );
+    }
+}
+
 /// Both ends begin a session in the same instant: there is one, and both can talk.
 #[test]
 fn sessions_begun_at_once_become_one() {

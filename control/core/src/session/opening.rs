@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::{
     handshake::{self, Agreed},
     message::{Purpose, SessionMessage, pad_reply},
-    table::{Confirm, Epoch, KEEPALIVE, Mesh, OLD_KEYS, Rekey, Sessions, TTL, rekey_age},
+    table::{Confirm, Epoch, KEEPALIVE, Mesh, OLD_KEYS, Rekey, Sessions, rekey_age},
 };
 use crate::{
     identity::derive,
@@ -345,7 +345,7 @@ impl Sessions {
         confirm.due = now + confirm.wait;
         confirm.wait = Micros((confirm.wait.0 * 2).min(2_000_000));
         let epoch = confirm.epoch;
-        self.send(context, index, &SessionMessage::Confirm, Some(epoch), TTL);
+        self.send(context, index, &SessionMessage::Confirm, Some(epoch));
     }
 
     /// The peer shows no sign of knowing the session: it is opened anew, over a new LSP.
@@ -408,7 +408,6 @@ impl Sessions {
                 index,
                 &SessionMessage::RekeyFirst { noise },
                 None,
-                TTL,
             );
             return;
         }
@@ -441,7 +440,6 @@ impl Sessions {
             index,
             &SessionMessage::RekeyFirst { noise: first },
             None,
-            TTL,
         );
     }
 
@@ -465,7 +463,6 @@ impl Sessions {
                 index,
                 &SessionMessage::RekeySecond { noise },
                 Some(epoch),
-                TTL,
             );
             return;
         }
@@ -497,7 +494,6 @@ impl Sessions {
             index,
             &SessionMessage::RekeySecond { noise: second },
             Some(epoch),
-            TTL,
         );
     }
 

@@ -66,8 +66,9 @@ const ASK_QUEUE: usize = 64;
 const SNAPSHOT_GAP: Duration = Duration::from_millis(250);
 /// Changes of the host settle this long before next hops are looked up anew.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Between confirmations of the neighbours in use.
-const CONFIRM: Duration = Duration::from_secs(15);
+/// Between confirmations of the neighbours in use: less than the 15 seconds the kernel trusts an answer for at least,
+/// which it adds 5 seconds of hope and 3 of questions to.
+const CONFIRM: Duration = Duration::from_secs(10);
 /// The record of host changes, in the state folder.
 const RECORD: &str = "host.json";
 /// How long the core may take to say goodbye.

@@ -23,7 +23,7 @@ use rtnetlink::{
     sys::{AsyncSocket as _, SocketAddr},
 };
 
-use self::host::{Change, Host};
+use self::host::{Change, Host, Mac};
 
 /// `rtm_protocol` of the routes weftd makes: in the range left to routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 117;
@@ -235,6 +235,28 @@ impl Netlink {
             .map_err(|error| {
                 NetlinkError::new(format!("asking for the neighbour {neighbour}"), &error)
             })
+    }
+
+    /// Tells the kernel that packets to a neighbour arrive, so that it need not ask. With its link layer address where
+    /// the kernel knows none (any more). The entry ages on from here as any other.
+    pub async fn confirm(
+        &self,
+        link: u32,
+        neighbour: IpAddr,
+        mac: Option<Mac>,
+    ) -> Result<(), NetlinkError> {
+        let mut request = self
+            .handle
+            .neighbours()
+            .add(link, neighbour)
+            .state(NeighbourState::Reachable)
+            .replace();
+        if let Some(mac) = mac {
+            request = request.link_layer_address(&mac);
+        }
+        request.execute().await.map_err(|error| {
+            NetlinkError::new(format!("confirming the neighbour {neighbour}"), &error)
+        })
     }
 
     /// Sets an interface up with this MTU and length of its transmit queue. IPv6 makes no link-local address on it.
