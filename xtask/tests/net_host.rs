@@ -324,6 +324,111 @@ fn an_interface_that_vanishes_takes_only_its_links_along() {
     lab.node("a").stop().unwrap_or_else(|e| panic!("{e:#}"));
 }
 
+/// A setting of the service's unit.
+fn unit(setting: &str) -> String {
+    let file = xtask::paths::workspace().join("dist/weftd.service");
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let start = format!("{setting}=");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(&start));
+    lines
+        .next()
+        .unwrap_or_else(|| panic!("{} has no {setting}", file.display()))
+        .to_owned()
+}
+
+/// The service manager is no part of the tests; what the unit leaves of root's powers is.
+#[test]
+fn the_services_capabilities_suffice() {
+    needs_lab!();
+    let lab = built();
+    ["a", "c"].map(|name| lab.node(name).start().unwrap_or_else(|e| panic!("{e:#}")));
+    let node = lab.node("b");
+    let left: String = unit("CapabilityBoundingSet")
+        .split_whitespace()
+        .map(|name| {
+            format!(
+                ",+{}",
+                name.strip_prefix("CAP_").unwrap().to_ascii_lowercase()
+            )
+        })
+        .collect();
+    let log = fs::File::create(node.log_file()).unwrap();
+    let mut child = node
+        .exec("setpriv")
+        .arg(format!("--bounding-set=-all{left}"))
+        .args(["--inh-caps=-all", "--no-new-privs"])
+        .arg(&Programs::find().unwrap().weftd)
+        .arg("--dir")
+        .arg(node.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let tried = std::panic::catch_unwind(|| {
+        connected(&lab, "a", "c");
+        let stream = stream(&lab, "a", "c", 100);
+        stream.wait_received(1000, SOON).unwrap();
+        assert_eq!(stream.finish().unwrap().lost(), 0);
+        let status = node.api().unwrap().status().unwrap();
+        assert!(status.notices.is_empty(), "{:?}", status.notices);
+        let native = |i: &weft_client::api::Interface| i.mode == ForwardMode::KernelNative;
+        assert!(
+            status.interfaces.iter().all(native) && status.tun.is_some(),
+            "{status:?}"
+        );
+        assert!(common::forwarded(&lab, "b").0 > 1000);
+    });
+    // SAFETY: signals our own child, which has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let ended = wait_for("weftd to end", SOON, || Ok(child.try_wait()?));
+    if ended.is_err() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    if let Err(panic) = tried {
+        eprintln!("{}", node.log_end(30));
+        std::panic::resume_unwind(panic);
+    }
+    assert!(ended.unwrap().success(), "{}", node.log_end(30));
+    assert_eq!(pins(&lab).iter().filter(|p| p.contains("/b-")).count(), 0);
+}
+
+/// systemd itself reads the unit and rates what it leaves open.
+#[test]
+fn the_service_manager_understands_the_unit() {
+    let analyze = |arguments: &[&str], unit: &Path| {
+        std::process::Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(unit)
+            .output()
+    };
+    let folder = std::env::temp_dir().join(format!("weft-unit-test-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let copy = folder.join("weftd.service");
+    let text = fs::read_to_string(xtask::paths::workspace().join("dist/weftd.service")).unwrap();
+    // It insists that the program is there.
+    let program = format!("ExecStart={}", unit("ExecStart"));
+    fs::write(&copy, text.replace(&program, "ExecStart=/bin/true")).unwrap();
+    let Ok(verified) = analyze(&["verify", "--man=no"], &copy) else {
+        xtask::skip!("there is no systemd-analyze");
+    };
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && said.is_empty(), "{said}");
+    let rated = analyze(
+        &["security", "--offline=true", "--threshold=30", "--no-pager"],
+        &copy,
+    )
+    .unwrap();
+    assert!(
+        rated.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&rated.stdout),
+        String::from_utf8_lossy(&rated.stderr)
+    );
+    fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn without_privilege_it_says_which_and_goes_on() {
     needs_lab!();

@@ -382,9 +382,23 @@ fn one_way_links_carry_what_goes_their_way() {
 fn a_prefix_behind_a_node_is_reached_through_it() {
     needs_lab!();
     let text = "[nodes.a]\nadvertise = [\"10.51.0.0/24\"]\n[nodes.b]\ntun = false\n[nodes.c]\nadvertise = [\"10.52.0.0/24\", \"fd99:52::/64\"]\n\
-        [[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"c\"]\nfamily = \"v6\"\n";
+        [nodes.d]\nconfig = { routes = { accept_only = [\"fd99:52::/64\"] } }\n\
+        [[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"c\"]\nfamily = \"v6\"\n\
+        [[link]]\nbetween = [\"b\", \"d\"]\n";
     let lab = lab(text);
     connected(&lab, "a", "c");
+    connected(&lab, "d", "c");
+    let of_d = || lab.node("d").api().unwrap();
+    until("d to refuse what it was not told to accept", SOON, || {
+        let notices = of_d().status().unwrap().notices;
+        notices
+            .iter()
+            .any(|n| n.contains("10.51.0.0/24, 10.52.0.0/24") && n.contains("accept_only"))
+    });
+    let routes = of_d().routes().unwrap();
+    let prefixes = routes.iter().filter(|r| r.installed).map(|r| &r.prefix[..]);
+    let prefixes = prefixes.filter(|p| !p.ends_with("/128"));
+    assert_eq!(prefixes.collect::<Vec<_>>(), ["fd99:52::/64"]);
     for (from, to) in [("10.51.0.1", "10.52.0.1"), ("::", "fd99:52::1")] {
         let target = SocketAddr::new(to.parse().unwrap(), 7000);
         let listener = lab

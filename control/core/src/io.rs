@@ -374,7 +374,8 @@ pub enum Output {
     Dataplane(DataplaneOp),
     /// Session table.
     Session(SessionOp),
-    /// Destination prefixes (the peers' advertised ones) that lead to a node: complete set, whenever it changed.
+    /// Destination prefixes (the peers' advertised ones) that lead to a node: complete set, whenever it changed. Which of
+    /// them this host accepts is the shell's to decide.
     Routes(Vec<RouteEntry>),
     /// An answer to a command.
     Answer { id: CommandId, answer: Answer },

@@ -444,6 +444,11 @@ impl Lab {
             for prefix in &node.spec.advertise {
                 command.args(["--advertise", prefix]);
             }
+            for other in self.daemons().filter(|other| other.name != node.name) {
+                for prefix in &other.spec.advertise {
+                    command.args(["--accept", prefix]);
+                }
+            }
             let network = node.spec.network.as_str();
             match secrets.get(network) {
                 None => command.arg("--new"),
