@@ -9,6 +9,7 @@ use weft_core::{
         Config,
         views::{LspRole, LspState, PathConstraints, Protection, SessionState},
     },
+    sim::host::Stop,
 };
 
 fn quick_rekey(_: usize, config: &mut Config) {
@@ -519,6 +520,28 @@ fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
             "keys of the ring's links are not renewed\n{}",
             lab.logs()
         );
+    }
+}
+
+/// A neighbour that left properly and comes back is found again within seconds, whoever of the two calls.
+#[test]
+fn a_neighbour_that_left_and_returns_is_called_soon() {
+    for (seed, both) in (40..64).zip([false, true].into_iter().cycle()) {
+        let mut lab = Lab::chain(seed, 2, |number, config| {
+            if number == 1 && both {
+                config.peers.push("10.0.0.1:7117".parse().unwrap());
+            }
+        });
+        lab.start();
+        lab.converge();
+        assert_eq!(lab.command(1, Command::Shutdown, 5), vec![Answer::Done]);
+        lab.world.stop(1, Stop::PowerOff);
+        // Long enough for the back-off to have grown, and at another point of it each time.
+        lab.world.run_ms(20_000 + seed * 337);
+        lab.world.start(1, false);
+        let took = lab.wait(60, "the link to be back", Lab::converged);
+        let limit = Micros::from_millis(if both { 2_500 } else { 7_000 });
+        assert!(took < limit, "seed {seed}, both {both}: {took:?}\n{}", lab.logs());
     }
 }
 

@@ -56,6 +56,7 @@ pub(super) struct Initiating {
     attempts: u32,
     cookies: u32,
     wait: Micros,
+    sent: Micros,
 }
 
 impl Initiating {
@@ -244,28 +245,49 @@ impl Links {
                 attempts: 0,
                 cookies: 0,
                 wait,
+                sent: Micros(0),
             },
         );
         self.send_first(context, index);
     }
 
     fn send_first(&mut self, context: &mut Context<'_>, index: u32) {
+        let via = self.initiating.get(&index).map(|i| i.via);
+        let longest = match via {
+            Some(Via::Datagram(path)) => self.longest_wait(context, &path),
+            _ => context.config.timers.handshake_retry_max,
+        };
         let Some(initiating) = self.initiating.get_mut(&index) else {
             return;
         };
         initiating.attempts += 1;
+        initiating.sent = context.now;
         let message = HandshakeMessage::First {
             sender: index,
             mac: initiating.mac,
             noise: initiating.noise.clone(),
         };
         let (via, wait) = (initiating.via, initiating.wait);
-        initiating.wait = Micros(wait.0 * 2).min(context.config.timers.handshake_retry_max);
+        initiating.wait = Micros(wait.0 * 2).min(longest);
         let wait = context.jittered(wait);
         self.deadlines
             .set(Timer::Initiating(index), context.now + wait);
         context.out.count("handshakes_sent");
         self.send_handshake(context, via, None, &message);
+    }
+
+    /// The other side calls, too, and waits for our handshake to go on: it may not have been there yet when the last
+    /// message went to it, and the next one could be far off.
+    fn repeat_first(&mut self, context: &mut Context<'_>, index: u32) {
+        let retry = context.config.timers.handshake_retry;
+        let Some(initiating) = self.initiating.get_mut(&index) else {
+            return;
+        };
+        if context.now.since(initiating.sent) >= Micros(retry.0 / 2) {
+            initiating.attempts = 0;
+            initiating.wait = retry;
+            self.send_first(context, index);
+        }
     }
 
     pub(super) fn on_initiating_timer(&mut self, context: &mut Context<'_>, index: u32) {
@@ -394,6 +416,7 @@ impl Links {
         if let Some((&index, own)) = own {
             if own.ephemeral() < &noise[..32] {
                 context.out.count("handshake_crossed");
+                self.repeat_first(context, index);
                 return;
             }
             self.initiating.remove(&index);
@@ -897,6 +920,7 @@ impl Links {
         self.dials.entry(path).or_insert(Dial {
             source: PeerSource::Heard,
             attempts: 0,
+            eager_until: Micros(0),
             last_failure: None,
         });
         for old in replaced {
