@@ -12,7 +12,7 @@ mod setup;
 mod underlay;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -46,7 +46,7 @@ use crate::{
         worker::{Shared, Up, Wake, Worker},
     },
     dataplane::Dataplane,
-    netlink::{Netlink, host::Host},
+    netlink::{Netlink, host::Host, xdp::XdpFeatures},
     notify,
     state::{
         StateDir,
@@ -172,6 +172,9 @@ struct Daemon {
     rules: Rules,
     modes: BTreeMap<u32, ForwardMode>,
     reasons: BTreeMap<u32, String>,
+    features: Option<Arc<XdpFeatures>>,
+    /// Native interfaces that take nothing that is redirected to them.
+    no_redirects: HashSet<u32>,
     plane_reason: Option<String>,
     underlay: Vec<UnderlayAddress>,
     resolver: Resolver,
@@ -274,6 +277,13 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
 
     let (netlink, mut events) = Netlink::open()?;
     let host = netlink.dump().await?;
+    let mut features = match XdpFeatures::open() {
+        Ok(features) => features.map(Arc::new),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not tell the XDP features of interfaces");
+            None
+        }
+    };
     let (node, node_resumed, first_outputs) =
         make_node(&state, core_config, resumed.tables, &mut notices)?;
 
@@ -325,6 +335,8 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
         host,
         modes: BTreeMap::new(),
         reasons: BTreeMap::new(),
+        features: features.clone(),
+        no_redirects: HashSet::new(),
         plane_reason,
         underlay: vec![],
         resolver: Resolver::default(),
@@ -387,6 +399,13 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
                 Some(changes) => daemon.host_changed(changes).await,
                 None => events = daemon.reopen_netlink().await?,
             },
+            changed = features_changed(features.as_deref()) => match changed {
+                Ok(()) => daemon.redirects_changed(),
+                Err(error) => {
+                    tracing::warn!(%error, "changes of XDP features are no longer told");
+                    features = None;
+                }
+            },
             Some(ask) = asked.recv() => daemon.ask(ask),
             Some((name, addresses)) = names.recv() => daemon.name_resolved(&name, addresses),
             _ = second.tick() => {
@@ -409,6 +428,14 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
     resolver_task.abort();
     server.abort();
     daemon.finish(threads, &from_workers).await
+}
+
+/// Waits for a change; for ever where none is told.
+async fn features_changed(features: Option<&XdpFeatures>) -> std::io::Result<()> {
+    match features {
+        Some(features) => features.changed().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resumes from the snapshot where its tables are still there, else begins anew. The last value tells whether the
@@ -592,6 +619,7 @@ impl Daemon {
         let far = Instant::now() + Duration::from_secs(60);
         core.into_iter()
             .chain(self.snapshot_due)
+            .chain(self.plane.due().map(Instant::from_std))
             .min()
             .unwrap_or(far)
             .min(far)
@@ -612,6 +640,14 @@ impl Daemon {
                 break;
             }
             self.look(looks).await;
+        }
+        if self
+            .plane
+            .due()
+            .is_some_and(|due| due <= std::time::Instant::now())
+            && let Err(error) = self.plane.tend()
+        {
+            tracing::error!(%error, "the forwarding plane did not take how a neighbour is reached");
         }
         if std::mem::take(&mut self.routes_changed) {
             self.update_routes().await;

@@ -4,7 +4,7 @@
 //! XDP does not confirm neighbours as a socket does, so entries in use are confirmed now and then: where the core knows
 //! that packets arrive, that is said to the kernel as an upper layer's word (RFC 4861, 7.3.1), and where it does not,
 //! the kernel asks. On a link that goes one way, asking gets no answer, and the word is all there is: an address that
-//! was resolved once stays as long as the neighbour hears us.
+//! was resolved once stays as long as the neighbour hears us, and is tried again after an outage.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +17,7 @@ use weft_core::io::UnderlayPath;
 use crate::{
     dataplane::Egress,
     netlink::{
-        Netlink, NetlinkError,
+        NeighbourState, Netlink, NetlinkError,
         host::{Host, Mac},
     },
 };
@@ -158,15 +158,14 @@ impl Resolver {
                 new.mtu = mtu;
                 new.link = answer.link;
                 new.neighbour = answer.neighbour;
-                let known = host.neighbour(answer.link, answer.neighbour);
-                if known.is_some() || !same {
-                    new.known = known;
-                } else if let Some(mac) = new.known
-                    && !(new.arrives && keep(netlink, &new, mac).await)
-                {
-                    new.known = None;
+                let mut current = host.neighbour(answer.link, answer.neighbour);
+                if current.is_some() || !same {
+                    new.known = current;
+                } else if let Some(mac) = new.known.filter(|_| new.arrives) {
+                    // Forgotten for want of an answer, though packets arrive.
+                    current = restore(netlink, &new, mac).await.then_some(mac);
                 }
-                new.egress = match (link.mac, new.known) {
+                new.egress = match (link.mac, current) {
                     (Some(source_mac), Some(destination_mac)) => Some(Egress {
                         ifindex: answer.link,
                         source_mac,
@@ -203,19 +202,29 @@ impl Resolver {
         }
         neighbours.retain(|(link, neighbour), _| !host.is_fixed(*link, *neighbour));
         for ((link, neighbour), arrives) in neighbours {
-            if !arrives || netlink.confirm(link, neighbour, None).await.is_err() {
+            let word = (NeighbourState::Reachable, None);
+            if !arrives || netlink.tell(link, neighbour, word).await.is_err() {
                 netlink.probe(link, neighbour).await?;
+            }
+        }
+        // A one-way link that is to come back needs an address that nobody tells any more: the last one is worth a try.
+        // The kernel gives it up again within seconds and asks everybody.
+        let lost = |hop: &&Hop| hop.resolved && hop.egress.is_none();
+        for hop in self.hops.values().filter(lost) {
+            if let Some(mac) = hop.known {
+                let word = (NeighbourState::Stale, Some(mac));
+                netlink.tell(hop.link, hop.neighbour, word).await?;
             }
         }
         Ok(())
     }
 }
 
-/// Gives the kernel back an address it forgot for want of an answer, though packets arrive. False where it refuses.
-async fn keep(netlink: &Netlink, hop: &Hop, mac: Mac) -> bool {
-    let kept = netlink.confirm(hop.link, hop.neighbour, Some(mac)).await;
-    if let Err(error) = &kept {
+async fn restore(netlink: &Netlink, hop: &Hop, mac: Mac) -> bool {
+    let word = (NeighbourState::Reachable, Some(mac));
+    let told = netlink.tell(hop.link, hop.neighbour, word).await;
+    if let Err(error) = &told {
         tracing::debug!(%error, "keeping a neighbour's address");
     }
-    kept.is_ok()
+    told.is_ok()
 }

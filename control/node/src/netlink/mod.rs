@@ -3,10 +3,12 @@
 //! Changes made here are recorded by the caller (see [`crate::state::record`]) before they are made.
 
 pub mod host;
+pub mod xdp;
 
 use std::{io, net::IpAddr};
 
 use futures_util::{Stream, StreamExt as _};
+pub use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{
     Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
@@ -14,7 +16,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::AddressHeaderFlags,
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
-        neighbour::{NeighbourFlags, NeighbourState},
+        neighbour::NeighbourFlags,
         route::{
             RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
             RouteType, RouteVia,
@@ -237,25 +239,25 @@ impl Netlink {
             })
     }
 
-    /// Tells the kernel that packets to a neighbour arrive, so that it need not ask. With its link layer address where
-    /// the kernel knows none (any more). The entry ages on from here as any other.
-    pub async fn confirm(
+    /// Tells the kernel the state of a neighbour: reachable, where packets are known to arrive, so that it need not ask;
+    /// with the link layer address where the kernel knows none (any more). The entry ages on from there as any other.
+    pub async fn tell(
         &self,
         link: u32,
         neighbour: IpAddr,
-        mac: Option<Mac>,
+        (state, mac): (NeighbourState, Option<Mac>),
     ) -> Result<(), NetlinkError> {
         let mut request = self
             .handle
             .neighbours()
             .add(link, neighbour)
-            .state(NeighbourState::Reachable)
+            .state(state)
             .replace();
         if let Some(mac) = mac {
             request = request.link_layer_address(&mac);
         }
         request.execute().await.map_err(|error| {
-            NetlinkError::new(format!("confirming the neighbour {neighbour}"), &error)
+            NetlinkError::new(format!("telling of the neighbour {neighbour}"), &error)
         })
     }
 
