@@ -4,12 +4,13 @@ mod common;
 
 use std::{fs, net::UdpSocket, path::Path, process::Stdio, time::Duration};
 
-use common::{SOON, chain, chain_text, connected, lab, stream, topology, until};
+use common::{SOON, chain, chain_text, connected, forwarded, lab, stream, topology, until};
 use weft_client::{api::ForwardMode, config::DEFAULT_PORT};
 use xtask::{
-    lab::{Lab, node::Node, wait_for},
+    lab::{Lab, netns, node::Node, wait_for},
     needs_lab,
     paths::Programs,
+    skip,
 };
 
 /// `a - b - c` with nothing running.
@@ -324,6 +325,59 @@ fn an_interface_that_vanishes_takes_only_its_links_along() {
     lab.node("a").stop().unwrap_or_else(|e| panic!("{e:#}"));
 }
 
+/// A veth end without XDP and without GRO drops what the far end's XDP program redirects to it, and counts it nowhere.
+#[test]
+fn what_an_interface_would_lose_is_sent_by_the_daemon() {
+    needs_lab!();
+    let text = "[nodes.a]\n[nodes.b]\ntun = false\n[nodes.c]\nconfig = { xdp = { mode = \"off\" } }\n\
+        [[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"c\"]\nfamily = \"v6\"\n";
+    let lab = lab(text);
+    connected(&lab, "a", "c");
+    let reason = || {
+        let status = lab.node("b").api().unwrap().status().unwrap();
+        let to_c = status.interfaces.into_iter().find(|i| i.name == "to-c");
+        to_c.unwrap().reason
+    };
+    let whole = |port| {
+        let stream = stream(&lab, "a", "c", port);
+        stream.wait_received(1000, SOON).unwrap();
+        let report = stream.finish().unwrap();
+        assert_eq!(report.lost(), 0, "{report:?}");
+        forwarded(&lab, "b")
+    };
+    assert_eq!(reason(), "");
+    let (xdp, daemon) = whole(100);
+    assert!(xdp > 1000, "{xdp} in XDP, {daemon} in weftd");
+
+    let offload = |on| {
+        let c = lab.node("c").namespace();
+        c.run(|| netns::gro("to-b", on)).unwrap().unwrap();
+    };
+    offload(false);
+    let said = wait_for("the loss to be foreseen", SOON, || {
+        Ok(reason().contains("NDO_XMIT").then_some(()))
+    });
+    if said.is_err() && !kernel_tells_features() {
+        skip!("this kernel does not tell what interfaces can do with XDP (it does from 6.3 on)");
+    }
+    said.unwrap();
+    let (xdp, daemon) = whole(200);
+    assert!(daemon > 1000, "{xdp} in XDP, {daemon} in weftd");
+
+    offload(true);
+    until("the kernel to be trusted again", SOON, || {
+        reason().is_empty()
+    });
+    let (now, _) = whole(300);
+    assert!(now > xdp + 1000, "{now} in XDP after {xdp}");
+}
+
+fn kernel_tells_features() -> bool {
+    let version = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = version.split('.').map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+}
+
 /// A setting of the service's unit.
 fn unit(setting: &str) -> String {
     let file = xtask::paths::workspace().join("dist/weftd.service");
@@ -377,7 +431,7 @@ fn the_services_capabilities_suffice() {
             status.interfaces.iter().all(native) && status.tun.is_some(),
             "{status:?}"
         );
-        assert!(common::forwarded(&lab, "b").0 > 1000);
+        assert!(forwarded(&lab, "b").0 > 1000);
     });
     // SAFETY: signals our own child, which has not been waited for.
     unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
@@ -411,7 +465,7 @@ fn the_service_manager_understands_the_unit() {
     let program = format!("ExecStart={}", unit("ExecStart"));
     fs::write(&copy, text.replace(&program, "ExecStart=/bin/true")).unwrap();
     let Ok(verified) = analyze(&["verify", "--man=no"], &copy) else {
-        xtask::skip!("there is no systemd-analyze");
+        skip!("there is no systemd-analyze");
     };
     let said = String::from_utf8_lossy(&verified.stderr).into_owned();
     assert!(verified.status.success() && said.is_empty(), "{said}");

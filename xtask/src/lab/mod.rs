@@ -403,7 +403,7 @@ impl Lab {
                     );
                 }
                 node.namespace.ip(&lines)?;
-                node.namespace.run(|| netns::gro_on(dev))??;
+                node.namespace.run(|| netns::gro(dev, true))??;
             }
             self.links.push(Link {
                 spec: spec.clone(),
