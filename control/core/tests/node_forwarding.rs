@@ -504,8 +504,7 @@ fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
         let stream = lab.stream(from, to, 5, 10, |_, _| {});
         let late = stream.sent.iter().filter(|(number, at)| {
             !stream.arrived.contains_key(number)
-                && at.since(stream.sent[stream.sent.keys().next().unwrap()])
-                    > Micros::from_secs(5)
+                && at.since(stream.sent[stream.sent.keys().next().unwrap()]) > Micros::from_secs(5)
         });
         assert_eq!(late.count(), 0, "{from} to {to}\n{}", lab.logs());
     }
@@ -541,7 +540,11 @@ fn a_neighbour_that_left_and_returns_is_called_soon() {
         lab.world.start(1, false);
         let took = lab.wait(60, "the link to be back", Lab::converged);
         let limit = Micros::from_millis(if both { 2_500 } else { 7_000 });
-        assert!(took < limit, "seed {seed}, both {both}: {took:?}\n{}", lab.logs());
+        assert!(
+            took < limit,
+            "seed {seed}, both {both}: {took:?}\n{}",
+            lab.logs()
+        );
     }
 }
 

@@ -5,6 +5,7 @@
 //! it. All pairs of addresses shared with a neighbour stand behind one next-hop group, so a change of keys, of address
 //! or of link touches the group and never an LSP.
 
+mod agree;
 pub(crate) mod frame;
 pub(crate) mod guard;
 pub(crate) mod handshake;

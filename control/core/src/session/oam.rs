@@ -184,7 +184,13 @@ impl Sessions {
             }
             return;
         }
-        let counter = self.send_counted(context, index, &SessionMessage::Trace { id }, None, Some(hop));
+        let counter = self.send_counted(
+            context,
+            index,
+            &SessionMessage::Trace { id },
+            None,
+            Some(hop),
+        );
         if let Some(trace) = self
             .sessions
             .get_mut(&index)

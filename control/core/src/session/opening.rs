@@ -403,12 +403,7 @@ impl Sessions {
             rekey.attempts += 1;
             rekey.due = now + Micros(timers.signalling_retry.0 << rekey.attempts.min(4));
             let noise = rekey.first.clone();
-            self.send(
-                context,
-                index,
-                &SessionMessage::RekeyFirst { noise },
-                None,
-            );
+            self.send(context, index, &SessionMessage::RekeyFirst { noise }, None);
             return;
         }
         let Some(epoch) = session.epoch(sending) else {

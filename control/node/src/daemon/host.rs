@@ -127,7 +127,7 @@ impl Daemon {
     /// Finds out which interfaces take what the XDP program redirects to them. A kernel that does not tell is taken to
     /// have drivers that do.
     pub(super) fn redirects_changed(&mut self) {
-        let Some(features) = &self.features else {
+        let Some(features) = self.features else {
             return;
         };
         let known = match features.read() {

@@ -46,7 +46,11 @@ use crate::{
         worker::{Shared, Up, Wake, Worker},
     },
     dataplane::Dataplane,
-    netlink::{Netlink, host::Host, xdp::XdpFeatures},
+    netlink::{
+        Netlink,
+        host::Host,
+        xdp::{self, XdpFeatures},
+    },
     notify,
     state::{
         StateDir,
@@ -172,7 +176,7 @@ struct Daemon {
     rules: Rules,
     modes: BTreeMap<u32, ForwardMode>,
     reasons: BTreeMap<u32, String>,
-    features: Option<Arc<XdpFeatures>>,
+    features: Option<XdpFeatures>,
     /// Native interfaces that take nothing that is redirected to them.
     no_redirects: HashSet<u32>,
     plane_reason: Option<String>,
@@ -277,11 +281,11 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
 
     let (netlink, mut events) = Netlink::open()?;
     let host = netlink.dump().await?;
-    let mut features = match XdpFeatures::open() {
-        Ok(features) => features.map(Arc::new),
+    let (features, mut features_changed) = match XdpFeatures::open() {
+        Ok(found) => found.unzip(),
         Err(error) => {
             tracing::warn!(%error, "the kernel does not tell the XDP features of interfaces");
-            None
+            (None, None)
         }
     };
     let (node, node_resumed, first_outputs) =
@@ -335,7 +339,7 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
         host,
         modes: BTreeMap::new(),
         reasons: BTreeMap::new(),
-        features: features.clone(),
+        features,
         no_redirects: HashSet::new(),
         plane_reason,
         underlay: vec![],
@@ -399,11 +403,11 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
                 Some(changes) => daemon.host_changed(changes).await,
                 None => events = daemon.reopen_netlink().await?,
             },
-            changed = features_changed(features.as_deref()) => match changed {
+            changed = next_change(&mut features_changed) => match changed {
                 Ok(()) => daemon.redirects_changed(),
                 Err(error) => {
                     tracing::warn!(%error, "changes of XDP features are no longer told");
-                    features = None;
+                    features_changed = None;
                 }
             },
             Some(ask) = asked.recv() => daemon.ask(ask),
@@ -431,9 +435,9 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
 }
 
 /// Waits for a change; for ever where none is told.
-async fn features_changed(features: Option<&XdpFeatures>) -> std::io::Result<()> {
-    match features {
-        Some(features) => features.changed().await,
+async fn next_change(changes: &mut Option<xdp::Changes>) -> std::io::Result<()> {
+    match changes {
+        Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
 }

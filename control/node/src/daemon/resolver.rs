@@ -196,9 +196,7 @@ impl Resolver {
     pub(crate) async fn refresh(&self, host: &Host, netlink: &Netlink) -> Result<(), NetlinkError> {
         let mut neighbours = BTreeMap::new();
         for hop in self.hops.values().filter(|hop| hop.egress.is_some()) {
-            *neighbours
-                .entry((hop.link, hop.neighbour))
-                .or_insert(false) |= hop.arrives;
+            *neighbours.entry((hop.link, hop.neighbour)).or_insert(false) |= hop.arrives;
         }
         neighbours.retain(|(link, neighbour), _| !host.is_fixed(*link, *neighbour));
         for ((link, neighbour), arrives) in neighbours {

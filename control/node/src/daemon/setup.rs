@@ -6,7 +6,7 @@ use std::{io, net::IpAddr, sync::Arc};
 use anyhow::{Context as _, Result, anyhow, bail};
 use ring::rand::SecureRandom as _;
 use weft_client::{
-    config::{Config, Layout, Prefix, XdpMode},
+    config::{Config, Layout, XdpMode},
     secrets::{IdentitySeed, NetworkText},
 };
 use weft_core::{

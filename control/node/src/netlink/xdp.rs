@@ -4,8 +4,10 @@
 
 use std::{collections::HashMap, io};
 
-use rtnetlink::sys::{Socket, protocols::NETLINK_GENERIC};
-use tokio::io::unix::AsyncFd;
+use futures_util::FutureExt as _;
+use rtnetlink::sys::{
+    AsyncSocket as _, AsyncSocketExt as _, Socket, TokioSocket, protocols::NETLINK_GENERIC,
+};
 
 /// Takes frames that a native XDP program redirects to it (`NETDEV_XDP_ACT_NDO_XMIT`).
 pub const NDO_XMIT: u64 = 1 << 2;
@@ -29,16 +31,43 @@ const HEADS: usize = 20;
 /// Messages read for one answer at most.
 const MAX_MESSAGES: usize = 65_536;
 
-/// The family, and a subscription to what changes in it.
-#[derive(Debug)]
-pub struct XdpFeatures {
-    events: AsyncFd<Socket>,
-    family: u16,
+/// The family's number in this kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct XdpFeatures(u16);
+
+/// Told whenever an interface comes, goes or changes its features.
+pub struct Changes(TokioSocket);
+
+impl std::fmt::Debug for Changes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Changes")
+    }
+}
+
+impl Changes {
+    /// Waits until something changed.
+    pub async fn next(&mut self) -> io::Result<()> {
+        let mut received = self.0.recv_from_full().await.map(|_| ());
+        // What changed is read anew as a whole, so one word about all of it is enough.
+        for _ in 0..MAX_MESSAGES {
+            match received {
+                Ok(()) => {}
+                // The buffer was full: more changed.
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(error) => return Err(error),
+            }
+            match self.0.recv_from_full().now_or_never() {
+                Some(next) => received = next.map(|_| ()),
+                None => break,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl XdpFeatures {
-    /// Subscribes. None on a kernel that does not tell. Must be called within a tokio runtime.
-    pub fn open() -> io::Result<Option<Self>> {
+    /// Finds the family and subscribes. None on a kernel that does not tell. Must be called within a tokio runtime.
+    pub fn open() -> io::Result<Option<(Self, Changes)>> {
         let mut name = Vec::new();
         put(&mut name, FAMILY_NAME, b"netdev\0");
         let answer = match ask(CONTROL, GET_FAMILY, 0, &name) {
@@ -49,38 +78,17 @@ impl XdpFeatures {
         let Some((family, group)) = answer.first().and_then(|body| read_family(body)) else {
             return Ok(None);
         };
-        let mut socket = open()?;
+        let mut socket = TokioSocket::new(NETLINK_GENERIC)?;
+        socket.socket_mut().bind_auto()?;
         if let Some(group) = group {
-            socket.add_membership(group)?;
+            socket.socket_mut().add_membership(group)?;
         }
-        socket.set_non_blocking(true)?;
-        Ok(Some(Self {
-            events: AsyncFd::new(socket)?,
-            family,
-        }))
-    }
-
-    /// Waits until something changed.
-    pub async fn changed(&self) -> io::Result<()> {
-        let mut ready = self.events.readable().await?;
-        // What changed is read anew as a whole; a full buffer only means that more did.
-        for _ in 0..MAX_MESSAGES {
-            match self.events.get_ref().recv_from_full() {
-                Ok(_) => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready.clear_ready();
-                    break;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        Ok(Some((Self(family), Changes(socket))))
     }
 
     /// The features of all interfaces, by index.
-    pub fn read(&self) -> io::Result<HashMap<u32, u64>> {
-        let messages = ask(self.family, DEV_GET, DUMP, &[])?;
+    pub fn read(self) -> io::Result<HashMap<u32, u64>> {
+        let messages = ask(self.0, DEV_GET, DUMP, &[])?;
         Ok(messages
             .iter()
             .filter_map(|body| read_device(body))
@@ -88,16 +96,11 @@ impl XdpFeatures {
     }
 }
 
-fn open() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_GENERIC)?;
-    socket.bind_auto()?;
-    Ok(socket)
-}
-
 /// One request; gives what follows the headers of each message of the answer. The kernel answers before `send` returns,
 /// so nothing waits here.
 fn ask(family: u16, command: u8, flags: u16, attributes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-    let socket = open()?;
+    let mut socket = Socket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
     socket.set_non_blocking(true)?;
     let mut message = Vec::with_capacity(HEADS + attributes.len());
     message.extend(((HEADS + attributes.len()) as u32).to_ne_bytes());
