@@ -7,7 +7,7 @@
 //! [nodes.relay]
 //! tun = false                        # a pure transit
 //! [nodes.server]
-//! advertise = ["10.7.0.0/24"]        # a network behind it; its first address is put on the node's `lo`
+//! advertise = ["10.7.0.0/24"]        # a network behind it, which the others accept; its first address is on the node's `lo`
 //! config = { timers = { } }          # laid over the node's configuration, key by key
 //! network = "main"                   # nodes of another network have another secret
 //! daemon = true                      # false: a bare host, without weftd

@@ -5,6 +5,7 @@
 //! it. All pairs of addresses shared with a neighbour stand behind one next-hop group, so a change of keys, of address
 //! or of link touches the group and never an LSP.
 
+mod agree;
 pub(crate) mod frame;
 pub(crate) mod guard;
 pub(crate) mod handshake;
@@ -47,6 +48,10 @@ const OLD_KEYS: Micros = Micros::from_secs(5);
 const FORGET_LINK: Micros = Micros::from_secs(180);
 /// A neighbour without links keeps its group for so long.
 const FORGET_NEIGHBOUR: Micros = Micros::from_secs(200);
+/// For so long after the end of a link its addresses are tried more often than those nobody ever answered from.
+const EAGER: Micros = Micros::from_secs(300);
+/// Longest time between attempts then.
+const EAGER_RETRY: Micros = Micros::from_secs(3);
 /// Hello intervals of silence after which a direction proven by hellos counts as down, in tenths.
 const HELLO_TENTHS: u64 = 35;
 
@@ -84,6 +89,8 @@ pub(crate) struct Neighbour {
 struct Dial {
     source: PeerSource,
     attempts: u32,
+    /// A link was here until lately: whoever stood at its other end may be back any moment.
+    eager_until: Micros,
     last_failure: Option<String>,
 }
 
@@ -507,7 +514,7 @@ impl Links {
         if !link.alive() {
             link.meter.forget_rtt();
             let path = link.path;
-            self.redial(context, path);
+            self.redial_eagerly(context, path);
         }
         self.update_group(context, &peer);
         self.events.push_back(LinkEvent::Advertise);
@@ -795,7 +802,7 @@ impl Links {
         if heard && !self.links.values().any(|other| other.path == link.path) {
             self.forget_dial(&link.path);
         } else {
-            self.redial(context, link.path);
+            self.redial_eagerly(context, link.path);
         }
     }
 

@@ -137,6 +137,7 @@ impl Daemon {
                 self.resolver.add(*index, *path, *mtu);
                 self.to_look.push(*index);
             }
+            DataplaneOp::SetNextHopUp { index, up } => self.resolver.set_arrives(*index, *up),
             DataplaneOp::RemoveNextHop { index } => {
                 if let Some(hop) = self.hops.get_mut(index.0 as usize) {
                     *hop = None;
