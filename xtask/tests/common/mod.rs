@@ -52,19 +52,18 @@ pub(crate) fn chain_text(names: &[&str], links: &[&str], config: &str) -> String
     text
 }
 
-/// A stream between the overlay addresses of two nodes, over a session that stands: packets that wait for one may be
-/// too many, and these are not what is asked about.
+/// A stream between the overlay addresses of two nodes.
 pub(crate) fn stream(lab: &Lab, from: &str, to: &str, payload: usize) -> Stream {
     let port = 9000 + u16::try_from(payload % 1000).unwrap();
     let address = SocketAddr::new(lab.node(to).overlay().unwrap().into(), port);
-    let start = || {
-        let (from, to) = (lab.node(from).namespace(), lab.node(to).namespace());
-        Stream::start(from, to, address, TICK, payload).unwrap_or_else(|e| panic!("{e:#}"))
-    };
-    let first = start();
-    first.wait_received(1, SOON).unwrap();
-    first.finish().unwrap();
-    start()
+    Stream::start(
+        lab.node(from).namespace(),
+        lab.node(to).namespace(),
+        address,
+        TICK,
+        payload,
+    )
+    .unwrap_or_else(|e| panic!("{e:#}"))
 }
 
 /// Waits until both daemons know a path to each other.
