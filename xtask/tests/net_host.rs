@@ -395,7 +395,9 @@ fn unit(setting: &str) -> String {
 fn the_services_capabilities_suffice() {
     needs_lab!();
     let lab = built();
-    ["a", "c"].map(|name| lab.node(name).start().unwrap_or_else(|e| panic!("{e:#}")));
+    for name in ["a", "c"] {
+        lab.node(name).start().unwrap_or_else(|e| panic!("{e:#}"));
+    }
     let node = lab.node("b");
     let left: String = unit("CapabilityBoundingSet")
         .split_whitespace()
