@@ -522,6 +522,36 @@ fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
     }
 }
 
+/// The whole ring falls silent until every link of it counts as down. Each report has to go over links that wait for
+/// reports themselves; the ring comes back all the same.
+#[test]
+fn a_ring_of_one_way_links_comes_back_after_an_outage() {
+    let ring = [(0, 1), (1, 2), (2, 0)];
+    for seed in 60..68 {
+        let mut lab = Lab::new(seed, 3, &[(0, 2), (2, 1), (0, 1)], |_, _| {});
+        lab.change_one_way(1, 0, |link| link.up = false);
+        lab.start();
+        lab.talk(0, 1);
+        lab.world.run_ms(5_000);
+        for (from, to) in [(0, 2), (2, 1)] {
+            lab.change_one_way(from, to, |link| link.up = false);
+        }
+        lab.world.run_ms(10_000);
+        for (from, to) in ring {
+            lab.change_one_way(from, to, |link| link.up = false);
+        }
+        lab.world.run_ms(4_000 + 700 * (seed - 60));
+        for (from, to) in ring {
+            lab.change_one_way(from, to, |link| link.up = true);
+        }
+        lab.world.run_ms(20_000);
+        lab.stream(0, 1, 5, 10, |_, _| {})
+            .assert_whole(&lab, &format!("there, seed {seed}"));
+        lab.stream(1, 0, 5, 10, |_, _| {})
+            .assert_whole(&lab, &format!("back, seed {seed}"));
+    }
+}
+
 /// A neighbour that left properly and comes back is found again within seconds, whoever of the two calls.
 #[test]
 fn a_neighbour_that_left_and_returns_is_called_soon() {

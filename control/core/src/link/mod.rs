@@ -44,6 +44,8 @@ use crate::{
 
 /// Time after which keys replaced by newer ones are forgotten.
 const OLD_KEYS: Micros = Micros::from_secs(5);
+/// Links not known to carry anything that a routed message is tried on where it has no other way.
+const UNPROVEN_TRIED: usize = 4;
 /// A link that is dead both ways is forgotten after this.
 const FORGET_LINK: Micros = Micros::from_secs(180);
 /// A neighbour without links keeps its group for so long.
@@ -268,6 +270,35 @@ impl Links {
             .min_by_key(|l| (l.out_up.is_none(), !l.in_up, l.out_cost(), l.key))
             .map(|l| l.key);
         best.is_some_and(|key| self.send(context, key, message))
+    }
+
+    /// Sends a message directly on links that are not known to carry anything, a few at the most, but not back to
+    /// `from`. False where there are none.
+    pub(crate) fn try_unproven(
+        &mut self,
+        context: &mut Context<'_>,
+        from: NodeId,
+        message: &Message,
+    ) -> bool {
+        let unproven = self
+            .links
+            .values_mut()
+            .filter(|link| link.out_up.is_none() && link.peer != from)
+            .filter_map(|link| link.seal(&message.encode()))
+            .take(UNPROVEN_TRIED);
+        let mut tried = false;
+        for (next_hop, _, bodies) in unproven {
+            tried = true;
+            context.out.count(sent_name(message));
+            for body in bodies {
+                context.out.push(Output::SendLink {
+                    next_hop,
+                    kind: Kind::Control,
+                    body: Bytes::from(body),
+                });
+            }
+        }
+        tried
     }
 
     /// Sends a message on one link, routed over the mesh where the link does not carry it.

@@ -390,12 +390,17 @@ impl Node {
                         context.out.count("topology_message_refused");
                     }
                 }
-                Message::Routed { to, hops, body } => self.on_routed(now, to, hops, body),
+                Message::Routed { to, hops, body } => {
+                    self.on_routed(now, from, to, hops, body);
+                }
                 message => self
                     .lsps
                     .handle_message(&mut context, &mut self.links, from, message),
             },
-            LinkEvent::Routed { to, body } => self.forward_routed(now, to, ROUTED_HOPS, body),
+            LinkEvent::Routed { to, body } => {
+                let own = self.config.identity.id();
+                self.forward_routed(now, own, to, ROUTED_HOPS, body);
+            }
             LinkEvent::NeighbourUp { node } => {
                 if !self.topology.on_neighbour_up(now, node) {
                     context.out.limit(now, "flooding_neighbours_full");
@@ -414,7 +419,7 @@ impl Node {
         }
     }
 
-    fn on_routed(&mut self, now: Micros, to: NodeId, hops: u8, body: RoutedBody) {
+    fn on_routed(&mut self, now: Micros, from: NodeId, to: NodeId, hops: u8, body: RoutedBody) {
         let mut context = context!(self, now);
         if to == context.config.identity.id() {
             match body {
@@ -432,17 +437,30 @@ impl Node {
         } else if !self.routed.take(now) {
             context.out.count("routed_limited");
         } else {
-            self.forward_routed(now, to, hops - 1, body);
+            self.forward_routed(now, from, to, hops - 1, body);
         }
     }
 
-    fn forward_routed(&mut self, now: Micros, to: NodeId, hops: u8, body: RoutedBody) {
+    /// Sends a routed message on, to the next hop of its way, or else to whom it may still get through.
+    fn forward_routed(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        to: NodeId,
+        hops: u8,
+        body: RoutedBody,
+    ) {
         let mut context = context!(self, now);
+        let message = Message::Routed { to, hops, body };
         match self.topology.control_next_hop(&to) {
             // A next hop that is itself only reached over the mesh would send it in a circle.
             Some(next) if self.links.reaches(&next) => {
-                self.links
-                    .send_to(&mut context, &next, &Message::Routed { to, hops, body });
+                self.links.send_to(&mut context, &next, &message);
+            }
+            // Links that count as down may only lack the report that is to go over them: a ring of one-way links that
+            // was silent for a moment has no other way to come back.
+            _ if self.links.try_unproven(&mut context, from, &message) => {
+                context.out.count("routed_tried");
             }
             _ => context.out.count("routed_no_way"),
         }
