@@ -9,6 +9,7 @@ mod count;
 mod events;
 mod frame;
 mod maps;
+mod socket;
 mod tables;
 
 use aya_ebpf::{
@@ -17,7 +18,7 @@ use aya_ebpf::{
     macros::xdp,
     programs::XdpContext,
 };
-use weft_abi::{Fate, switch};
+use weft_abi::{Fate, Verdict, switch};
 
 use crate::{frame::XdpFrame, tables::Maps};
 
@@ -30,6 +31,9 @@ pub fn weft(ctx: XdpContext) -> u32 {
     match outcome.fate {
         Fate::Up => {
             count::verdict(outcome.verdict);
+            if let Verdict::Deliver = outcome.verdict {
+                return socket::deliver(&ctx);
+            }
             XDP_PASS
         }
         Fate::Out => {

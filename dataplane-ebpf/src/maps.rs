@@ -4,7 +4,7 @@
 
 use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
-    btf_maps::{Array, HashMap, PerCpuArray, RingBuf},
+    btf_maps::{Array, HashMap, PerCpuArray, RingBuf, XskMap},
     macros::btf_map,
 };
 use weft_abi::{Config, DropReason, Group, NextHop, PacketCount, RxLink, Verdict, Window};
@@ -70,3 +70,14 @@ pub static SAMPLED: PerCpuArray<u64, { DropReason::ALL.len() }> = PerCpuArray::n
 /// Sampled exceptions, each an [`Event`](weft_abi::Event).
 #[btf_map]
 pub static EVENTS: RingBuf<(), 262144> = RingBuf::new();
+
+/// By interface index modulo the size: which interface, where its sockets begin in [`XSKS`], and how many receive
+/// queues have one. Of this process alone, as [`XSKS`] is: never pinned.
+#[btf_map]
+pub static XSK_PORTS: Array<[u32; 4], { XSK_PORTS_LEN as usize }> = Array::new();
+/// Entries of [`XSK_PORTS`].
+pub const XSK_PORTS_LEN: u32 = 256;
+
+/// The daemon's `AF_XDP` sockets.
+#[btf_map]
+pub static XSKS: XskMap<64> = XskMap::new();

@@ -23,6 +23,9 @@ INTERFACE  STATE   MTU  SWITCHED IN    ADDRESSES              WHY NOT BETTER
 eth0       up     1500  kernel_native  192.0.2.1 2001:db8::1  -
 wlan0      down   1400  user_space     -                      the driver has no XDP
 
+  offloads on  tun_tso4 udp_gro
+  offload off  tun_uso: the kernel refuses TUNSETOFFLOAD 0x60: Invalid argument
+
 ! net.ipv4.ip_forward is off: advertised prefixes are not reached
 "
     );

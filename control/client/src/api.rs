@@ -159,8 +159,22 @@ pub struct Status {
     pub sessions: usize,
     /// LSPs that begin, pass and end here.
     pub lsps: usize,
+    /// What the kernel does for the data path at both ends.
+    #[serde(default)]
+    pub offloads: Vec<Offload>,
     /// Things that are off or degraded, and why.
     pub notices: Vec<String>,
+}
+
+/// One thing the kernel may do for the data path.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Offload {
+    /// Its name.
+    pub name: String,
+    /// Whether it is used.
+    pub on: bool,
+    /// Why not; empty where it is.
+    pub reason: String,
 }
 
 /// An underlay interface.

@@ -135,6 +135,9 @@ pub struct Tun {
     pub name: String,
     /// Data path threads, each with a TUN queue and its sockets; 0 means one per core, at most 8.
     pub workers: u16,
+    /// Whether the kernel's offloads are used: super-packets and checksums on the TUN interface, bundles of datagrams
+    /// on the sockets, AF_XDP. Each that the kernel does not have is left out by itself.
+    pub offload: bool,
 }
 
 /// The kernel's forwarding.
@@ -591,6 +594,7 @@ struct RawTun {
     enable: bool,
     name: Spanned<String>,
     workers: Spanned<u64>,
+    offload: bool,
 }
 
 impl Default for RawTun {
@@ -599,6 +603,7 @@ impl Default for RawTun {
             enable: true,
             name: none("weft0".to_owned()),
             workers: none(0),
+            offload: true,
         }
     }
 }
@@ -805,6 +810,7 @@ impl RawTun {
             enable: self.enable,
             name: interface(source, &self.name)?,
             workers: source.within(&self.workers, 0..=64, " (0 = one per core)")? as u16,
+            offload: self.offload,
         })
     }
 }
@@ -945,6 +951,8 @@ enable = {tun}
 name = {tun_name}
 # Data path threads; 0: one per core, at most 8.
 workers = 0
+# Whether the kernel's offloads (TUN super-packets, UDP bundles, AF_XDP) are used. What it has not is left out anyway.
+offload = true
 
 [xdp]
 # Where transit packets are switched: "auto" takes the driver's XDP, else generic XDP, else user space;

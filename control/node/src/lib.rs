@@ -6,5 +6,6 @@ pub mod data;
 pub mod dataplane;
 pub mod netlink;
 pub mod notify;
+pub mod offload;
 pub mod state;
 pub mod tun;

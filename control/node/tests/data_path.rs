@@ -2,7 +2,9 @@
 //! application sends into one comes out of the other. Tables and sessions are filled by hand; no core takes part.
 
 use std::{
-    net::{Ipv6Addr, SocketAddr, UdpSocket},
+    hash::{DefaultHasher, Hasher as _},
+    io::{Read as _, Write as _},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
@@ -59,9 +61,21 @@ struct Side {
     wake: Arc<Wake>,
     worker: Option<thread::JoinHandle<()>>,
     app: UdpSocket,
-    // Keeps the interface.
-    _done: mpsc::Sender<()>,
+    // Keeps the interface; runs what is sent in its namespace.
+    inside: mpsc::Sender<Job>,
     _plane: Dataplane,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl Side {
+    /// What `make` gives when it runs in the namespace of the application.
+    fn in_namespace<T: Send + 'static>(&self, make: impl FnOnce() -> T + Send + 'static) -> T {
+        let (give, take) = mpsc::channel();
+        let job = Box::new(move || give.send(make()).unwrap());
+        self.inside.send(job).unwrap();
+        take.recv_timeout(Duration::from_secs(10)).unwrap()
+    }
 }
 
 impl Drop for Side {
@@ -75,13 +89,13 @@ impl Drop for Side {
 }
 
 /// A TUN interface and a socket of an application, in a namespace of their own.
-fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
+fn tun_side(own: Ipv6Addr, offload: bool) -> (Queue, UdpSocket, mpsc::Sender<Job>) {
     let (give, take) = mpsc::channel();
-    let (done, until) = mpsc::channel::<()>();
+    let (inside, jobs) = mpsc::channel::<Job>();
     thread::spawn(move || {
         own_namespace();
         runtime().block_on(async {
-            let interface = Interface::open("weft0", 1).unwrap();
+            let interface = Interface::open("weft0", 1, offload).unwrap();
             let (netlink, _events) = Netlink::open().unwrap();
             netlink.set_up(interface.index(), 9000, 1000).await.unwrap();
             netlink
@@ -100,17 +114,18 @@ fn tun_side(own: Ipv6Addr) -> (Queue, UdpSocket, mpsc::Sender<()>) {
             let app = UdpSocket::bind((own, 4000)).unwrap();
             give.send((interface.queues().unwrap().remove(0), app))
                 .unwrap();
-            let _ = until.recv();
+            jobs.iter().for_each(|job| job());
             netlink.remove_route(&route).await.unwrap();
             netlink.remove_route(&route).await.unwrap();
         });
     });
     let (queue, app) = take.recv_timeout(Duration::from_secs(10)).unwrap();
-    (queue, app, done)
+    (queue, app, inside)
 }
 
-fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
+fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr, offload: bool) -> Side {
     let (mine, theirs) = (number, 3 - number);
+    // Tests run at once, each in a namespace of its own.
     let port = |number: u16| 7200 + number;
     let address = |number| SocketAddr::from(([127, 0, 0, 1], port(number)));
     let key = |number: u16| TagKey([number as u8; 16]);
@@ -219,17 +234,18 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
         stop: false.into(),
     });
     let sockets = Arc::new(vec![Socket::bind(false, port(mine), true).unwrap()]);
-    let (queue, app, done) = tun_side(own);
+    let (queue, app, inside) = tun_side(own, offload);
     app.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     let wake = Arc::new(Wake::new().unwrap());
-    let worker = Worker::new(shared.clone(), Some(queue), sockets, wake.clone());
+    let (_, orders) = crossbeam::channel::unbounded();
+    let worker = Worker::new(shared.clone(), Some(queue), sockets, wake.clone(), orders);
     let worker = Some(thread::spawn(move || worker.run()));
     Side {
         shared,
         wake,
         worker,
         app,
-        _done: done,
+        inside,
         _plane: plane,
     }
 }
@@ -242,12 +258,8 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-#[test]
-fn packets_go_through_and_too_large_ones_are_answered() {
-    if let Some(reason) = obstacle() {
-        println!("SKIPPED packets_go_through_and_too_large_ones_are_answered: {reason}");
-        return;
-    }
+/// Two sides on the loopback of a namespace of this thread's own.
+fn joined(offload: bool) -> (Ipv6Addr, Ipv6Addr, Side, Side) {
     own_namespace();
     runtime().block_on(async {
         let (netlink, _events) = Netlink::open().unwrap();
@@ -257,7 +269,94 @@ fn packets_go_through_and_too_large_ones_are_answered() {
         "fd00:1:2::a".parse().unwrap(),
         "fd00:1:2::b".parse().unwrap(),
     );
-    let (left, right) = (side(1, a, b), side(2, b, a));
+    (a, b, side(1, a, b, offload), side(2, b, a, offload))
+}
+
+/// A stream of TCP each way at once: what is read is what was written, with super-packets and bundles and without.
+fn streams(offload: bool) -> (Side, Side) {
+    const BYTES: usize = 24 << 20;
+    let (_, b, left, right) = joined(offload);
+    let listener = right.in_namespace(move || TcpListener::bind((b, 4001)).unwrap());
+    let near = left.in_namespace(move || TcpStream::connect((b, 4001)).unwrap());
+    let (far, _) = listener.accept().unwrap();
+    let write = |stream: &TcpStream, seed: u8| {
+        let mut stream = stream.try_clone().unwrap();
+        thread::spawn(move || {
+            let (mut hash, mut left) = (DefaultHasher::new(), BYTES);
+            let mut word = usize::from(seed);
+            while left > 0 {
+                // Writes of all sizes.
+                word = word.wrapping_mul(6_364_136_223).wrapping_add(1_442_695);
+                let len = (word >> 16) % 70_000 % left + 1;
+                let bytes: Vec<u8> = (0..len).map(|i| (i ^ word) as u8).collect();
+                stream.write_all(&bytes).unwrap();
+                bytes.iter().for_each(|byte| hash.write_u8(*byte));
+                left -= len;
+            }
+            stream.shutdown(std::net::Shutdown::Write).unwrap();
+            hash.finish()
+        })
+    };
+    let read = |stream: &TcpStream| {
+        let mut stream = stream.try_clone().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        thread::spawn(move || {
+            let (mut hash, mut buffer) = (DefaultHasher::new(), vec![0; 100_000]);
+            loop {
+                match stream.read(&mut buffer).unwrap() {
+                    0 => return hash.finish(),
+                    len => buffer[..len].iter().for_each(|byte| hash.write_u8(*byte)),
+                }
+            }
+        })
+    };
+    let (wrote_near, wrote_far) = (write(&near, 1), write(&far, 2));
+    let (read_near, read_far) = (read(&near), read(&far));
+    assert_eq!(read_far.join().unwrap(), wrote_near.join().unwrap());
+    assert_eq!(read_near.join().unwrap(), wrote_far.join().unwrap());
+    (left, right)
+}
+
+#[test]
+fn streams_arrive_whole_in_bundles() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED streams_arrive_whole_in_bundles: {reason}");
+        return;
+    }
+    let (left, right) = streams(true);
+    for side in [&left, &right] {
+        let count = |counter| side.shared.counters.get(counter);
+        assert!(count(Counter::TunBundles) > 0);
+        // Super-packets: far fewer are read than leave.
+        assert!(count(Counter::TunRx) < count(Counter::Encrypted));
+        assert_eq!(count(Counter::Malformed), 0);
+        assert_eq!(count(Counter::TunWriteFailed), 0);
+    }
+}
+
+#[test]
+fn streams_arrive_whole_without_offloads() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED streams_arrive_whole_without_offloads: {reason}");
+        return;
+    }
+    let (left, right) = streams(false);
+    for side in [&left, &right] {
+        let count = |counter| side.shared.counters.get(counter);
+        assert_eq!(count(Counter::TunBundles), 0);
+        assert_eq!(count(Counter::TunRx), count(Counter::Encrypted));
+    }
+}
+
+#[test]
+fn packets_go_through_and_too_large_ones_are_answered() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED packets_go_through_and_too_large_ones_are_answered: {reason}");
+        return;
+    }
+    let (a, b, left, right) = joined(true);
 
     let mut buffer = [0; 4096];
     for round in 0..200usize {

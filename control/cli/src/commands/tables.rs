@@ -1,7 +1,7 @@
 //! The commands that show what the daemon knows: one call, one table.
 
 use anstyle::Style;
-use weft_client::api::{ForwardMode, Interface, Status};
+use weft_client::api::{ForwardMode, Interface, Offload, Status};
 
 use crate::{
     context::Context,
@@ -64,11 +64,39 @@ pub(super) fn show_status(context: &mut Context, status: &Status) -> Result<(), 
     } else {
         interfaces(&status.interfaces).print(context)?;
     }
+    if !status.offloads.is_empty() {
+        context.line("")?;
+        offloads(context, &status.offloads)?;
+    }
     if !status.notices.is_empty() {
         context.line("")?;
     }
     for notice in &status.notices {
         context.line(&format!("{} {}", context.paint(WARN, "!"), clean(notice)))?;
+    }
+    Ok(())
+}
+
+/// What is on in one line; what is off with its reason, each in one of its own.
+fn offloads(context: &mut Context, offloads: &[Offload]) -> Result<(), Failure> {
+    let on: Vec<String> = offloads
+        .iter()
+        .filter(|offload| offload.on)
+        .map(|offload| clean(&offload.name).into_owned())
+        .collect();
+    let on = if on.is_empty() {
+        context.paint(WARN, "none")
+    } else {
+        context.paint(GOOD, &on.join(" "))
+    };
+    context.line(&format!("  {} {on}", context.paint(DIM, "offloads on ")))?;
+    for offload in offloads.iter().filter(|offload| !offload.on) {
+        context.line(&format!(
+            "  {} {}: {}",
+            context.paint(DIM, "offload off "),
+            clean(&offload.name),
+            context.paint(DIM, &clean(&offload.reason))
+        ))?;
     }
     Ok(())
 }

@@ -274,6 +274,10 @@ pub fn status(name: &str) -> Value {
             {"name": "wlan0", "up": false, "mtu": 1400, "addresses": [], "mode": "user_space", "reason": "the driver has no XDP"},
         ],
         "neighbours": 1, "nodes": 3, "sessions": 1, "lsps": 4,
+        "offloads": [
+            {"name": "tun_tso4", "on": true, "reason": ""}, {"name": "udp_gro", "on": true, "reason": ""},
+            {"name": "tun_uso", "on": false, "reason": "the kernel refuses TUNSETOFFLOAD 0x60: Invalid argument"},
+        ],
         "notices": ["net.ipv4.ip_forward is off: advertised prefixes are not reached"],
     })
 }

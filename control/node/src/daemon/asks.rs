@@ -374,6 +374,7 @@ impl Daemon {
                 .filter(|session| session.state == views::SessionState::Up)
                 .count(),
             lsps: self.node.lsps(at).len(),
+            offloads: self.offloads(),
             notices,
         }
     }

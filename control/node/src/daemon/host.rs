@@ -66,6 +66,7 @@ impl Daemon {
             }
         }
         self.redirects_changed();
+        self.serve_directly();
 
         let local: Vec<_> = self
             .host

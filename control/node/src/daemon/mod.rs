@@ -6,6 +6,7 @@
 mod apply;
 mod asks;
 mod host;
+mod offloads;
 mod resolver;
 mod routes;
 mod setup;
@@ -43,7 +44,7 @@ use crate::{
     data::{
         session::Store,
         udp::{Address, Socket},
-        worker::{Shared, Up, Wake, Worker},
+        worker::{Order, Shared, Up, Wake, Worker},
     },
     dataplane::Dataplane,
     netlink::{
@@ -168,6 +169,10 @@ struct Daemon {
     store: Store,
     sockets: Arc<Vec<Socket>>,
     wakes: Vec<Arc<Wake>>,
+    /// To each worker.
+    orders: Vec<crossbeam::channel::Sender<Order>>,
+    /// Interfaces with AF_XDP sockets, and why others have none.
+    direct: BTreeMap<u32, Result<(), String>>,
     hops: Vec<Option<Address>>,
     hops_changed: bool,
     slots: Vec<weft_abi::Slot>,
@@ -332,6 +337,8 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
         store,
         sockets: sockets[0].clone(),
         wakes: vec![],
+        orders: vec![],
+        direct: BTreeMap::new(),
         hops: vec![],
         hops_changed: false,
         slots: vec![],
@@ -387,6 +394,7 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
     let (resolved, mut names) = mpsc::channel(16);
     let resolver_task = tokio::spawn(host::resolve_names(loaded.config.clone(), resolved));
     *started = true;
+    setup::give_back_memory();
     notify::ready();
     tracing::info!(
         node = %daemon.node.id(), address = %own, port = daemon.config.listen.port, resumed = node_resumed, "weftd runs"
@@ -531,7 +539,7 @@ impl Daemon {
                 interface: name.clone(),
             }]),
         );
-        let interface = match Interface::open(&name, workers) {
+        let interface = match Interface::open(&name, workers, loaded.config.tun.offload) {
             Ok(interface) => interface,
             Err(error) => {
                 warn(
@@ -604,7 +612,15 @@ impl Daemon {
         let mut threads = vec![];
         for (index, (sockets, queue)) in sockets.iter().zip(queues).enumerate() {
             let wake = Arc::new(Wake::new().context("making a worker's wake-up")?);
-            let worker = Worker::new(self.shared.clone(), queue, sockets.clone(), wake.clone());
+            let (order, orders) = crossbeam::channel::unbounded();
+            let worker = Worker::new(
+                self.shared.clone(),
+                queue,
+                sockets.clone(),
+                wake.clone(),
+                orders,
+            );
+            self.orders.push(order);
             let thread = std::thread::Builder::new()
                 .name(format!("weft-data-{index}"))
                 .spawn(move || worker.run())
@@ -612,6 +628,7 @@ impl Daemon {
             self.wakes.push(wake);
             threads.push(thread);
         }
+        self.serve_directly();
         Ok(threads)
     }
 

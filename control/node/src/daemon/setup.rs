@@ -122,7 +122,8 @@ pub(crate) fn core_config(loaded: &Loaded) -> node::Config {
     core
 }
 
-fn hardware_aes() -> bool {
+/// Whether the processor computes AES and GCM itself.
+pub(crate) fn hardware_aes() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
         std::arch::is_x86_feature_detected!("aes")
@@ -227,5 +228,14 @@ pub(crate) fn workers(configured: u16) -> usize {
             .map_or(1, usize::from)
             .min(8),
         count => usize::from(count),
+    }
+}
+
+/// Gives memory that only the start needed (the kernel's type information, above all) back to the system.
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: touches only memory that nobody holds.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

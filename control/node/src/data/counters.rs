@@ -30,12 +30,20 @@ counters! {
     TunRx = "tun_rx_packets",
     /// Packets written to the TUN interface.
     TunTx = "tun_tx_packets",
+    /// Bundles among them: several packets of a flow in one write.
+    TunBundles = "tun_tx_bundles",
     /// Packets the TUN interface did not take.
     TunWriteFailed = "tun_write_failed",
     /// Datagrams received on the underlay sockets.
     UdpRx = "udp_rx_packets",
+    /// Datagrams received on AF_XDP sockets.
+    XskRx = "xsk_rx_packets",
     /// Datagrams sent on the underlay sockets.
     UdpTx = "udp_tx_packets",
+    /// Datagrams lost because a receive socket was full.
+    UdpOverflow = "udp_rx_overflow",
+    /// Datagrams lost because an AF_XDP socket was full.
+    XskOverflow = "xsk_rx_overflow",
     /// Datagrams longer than a packet buffer.
     UdpTruncated = "udp_rx_truncated",
     /// Datagrams to a local address that is not one of the underlay's.
@@ -46,6 +54,8 @@ counters! {
     UdpTooBig = "udp_tx_too_big",
     /// Datagrams the kernel refused for another reason.
     UdpRefused = "udp_tx_refused",
+    /// Packets whose TCP segment size was lowered to what the path carries.
+    MssLowered = "mss_lowered",
     /// Packets encrypted.
     Encrypted = "encrypted",
     /// Packets decrypted.
@@ -60,6 +70,12 @@ counters! {
     NoSession = "no_session",
     /// Dropped: too many packets wait for sessions.
     QueueFull = "queue_full",
+    /// Dropped from the flow that held most, for all memory was in use.
+    FlowQueueFull = "flow_queue_full",
+    /// Dropped: its flow's packets had waited too long (CoDel), and its ends do not know ECN.
+    FlowQueueLate = "flow_queue_late",
+    /// Congestion marked for the same reason.
+    EcnMarked = "ecn_marked",
     /// Dropped: the session has no LSP now.
     NoLsp = "no_lsp",
     /// Dropped: the session has no keys to send with.

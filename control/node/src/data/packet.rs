@@ -67,6 +67,11 @@ pub struct Lanes(RandomState);
 impl Lanes {
     /// The lane of a packet that [`Inner::parse`] accepted.
     pub fn lane(&self, packet: &[u8]) -> u8 {
+        (self.flow(packet) & 15) as u8
+    }
+
+    /// The whole hash of its flow.
+    pub fn flow(&self, packet: &[u8]) -> u64 {
         let mut hasher = self.0.build_hasher();
         let (addresses, protocol, transport) = if packet[0] >> 4 == 4 {
             (12..20, packet[9], usize::from(packet[0] & 15) * 4)
@@ -80,8 +85,13 @@ impl Lanes {
         if matches!(protocol, 6 | 17 | 132) && !fragmented {
             hasher.write(packet.get(transport..transport + 4).unwrap_or(&[]));
         }
-        (hasher.finish() & 15) as u8
+        hasher.finish()
     }
+}
+
+/// Marks congestion on a packet whose ends know ECN (RFC 3168).
+pub fn mark_congestion(packet: &mut [u8]) {
+    combine_ecn(packet, 3);
 }
 
 /// Combines the ECN field of the outer header with the inner one at the end of the tunnel (RFC 6040, section 4.2).

@@ -56,15 +56,17 @@ pub struct Epoch {
 }
 
 impl Epoch {
-    /// Encrypts a packet of traffic in place (see [`Key::seal`]); the AEAD counter used and the new length. None where
-    /// the key is used up.
-    pub fn seal(&self, buffer: &mut [u8], len: usize) -> Option<(u64, usize)> {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        if number >= LAST_COUNTER {
-            return None;
-        }
-        let counter = u64::from(self.number) << EPOCH_SHIFT | number;
-        Some((counter, self.tx.seal(counter, buffer, len)?))
+    /// Takes so many AEAD counters that follow one another; the first of them. None where the key is used up.
+    pub fn take(&self, count: usize) -> Option<u64> {
+        let count = count as u64;
+        let number = self.next.fetch_add(count, Ordering::Relaxed);
+        (number.saturating_add(count) <= LAST_COUNTER)
+            .then_some(u64::from(self.number) << EPOCH_SHIFT | number)
+    }
+
+    /// Encrypts a packet of traffic in place (see [`Key::seal`]) under a counter that was taken; the new length.
+    pub fn seal(&self, counter: u64, buffer: &mut [u8], len: usize) -> Option<usize> {
+        self.tx.seal(counter, buffer, len)
     }
 
     /// Encrypts a message of the core under the counter it chose.
@@ -75,24 +77,70 @@ impl Epoch {
         self.tx.seal(counter, buffer, len)
     }
 
-    /// Decrypts in place what came under this counter, once.
-    pub fn open<'a>(&self, counter: u64, sealed: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
-        let number = counter & (CLASS_BIT - 1);
-        let window = if counter & CLASS_BIT == 0 {
-            &self.traffic
-        } else {
-            &self.messages
-        };
-        let lock = || {
-            window
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner)
-        };
-        lock().check(number)?;
-        let plain = self.rx.open(counter, sealed).ok_or(OpenError::BadSeal)?;
-        lock().accept(number)?;
-        Ok(plain)
+    /// Decrypts in place what came under this epoch's counters, each once: [`Arrival::outcome`] tells. The window is
+    /// locked twice for all of them, not while decrypting. `memory` is what their places are in.
+    pub fn open(&self, arrivals: &mut [Arrival], memory: &mut [u8]) {
+        self.each(arrivals, |window, number| window.check(number));
+        for arrival in arrivals.iter_mut() {
+            if arrival.outcome.is_ok() {
+                let opened = memory
+                    .get_mut(arrival.start..arrival.start + arrival.len)
+                    .and_then(|sealed| self.rx.open(arrival.counter, sealed))
+                    .map(|plain| plain.len());
+                match opened {
+                    Some(len) => arrival.len = len,
+                    None => arrival.outcome = Err(OpenError::BadSeal),
+                }
+            }
+        }
+        self.each(arrivals, Window::accept);
     }
+
+    /// Asks the window of its class for every arrival that is still good.
+    fn each(
+        &self,
+        arrivals: &mut [Arrival],
+        ask: impl Fn(&mut Window, u64) -> Result<(), Refusal>,
+    ) {
+        for class in [0, CLASS_BIT] {
+            let mut of_class = arrivals
+                .iter_mut()
+                .filter(|arrival| arrival.counter & CLASS_BIT == class && arrival.outcome.is_ok())
+                .peekable();
+            if of_class.peek().is_none() {
+                continue;
+            }
+            let window = if class == 0 {
+                &self.traffic
+            } else {
+                &self.messages
+            };
+            let mut window = window
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            for arrival in of_class {
+                arrival.outcome =
+                    ask(&mut window, arrival.counter & (CLASS_BIT - 1)).map_err(OpenError::from);
+            }
+        }
+    }
+}
+
+/// Something sealed that arrived, and what became of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// The AEAD counter it came under.
+    pub counter: u64,
+    /// Where ciphertext and tag stand; afterwards, where the plaintext does.
+    pub start: usize,
+    /// Their bytes.
+    pub len: usize,
+    /// The label it was delivered on.
+    pub label: u32,
+    /// TOS or traffic class of the outer header.
+    pub tos: u8,
+    /// Whether it is good so far.
+    pub outcome: Result<(), OpenError>,
 }
 
 /// Why a packet was not decrypted.
@@ -196,6 +244,19 @@ impl Table {
         self.by_address
             .get(&address)
             .map_or(Target::Node(address), Target::Session)
+    }
+
+    /// A number that is the same for all destinations behind one node.
+    pub fn peer_key(&self, destination: IpAddr) -> u64 {
+        let address = match self.target(destination) {
+            Target::Session(session) => session.address,
+            Target::Node(address) => address,
+            Target::None => return 0,
+        };
+        let bits = address.to_bits();
+        (bits as u64 ^ (bits >> 64) as u64)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .rotate_left(32)
     }
 
     /// The session whose traffic arrives on the label.
@@ -527,14 +588,43 @@ mod tests {
         for number in [255, 0] {
             let epoch = found.epoch(number).unwrap();
             let mut buffer = *b"packet..................";
-            let (counter, len) = epoch.seal(&mut buffer, 6).unwrap();
+            let counter = epoch.take(3).unwrap();
+            assert_eq!(epoch.take(1), Some(counter + 3));
+            let len = epoch.seal(counter, &mut buffer, 6).unwrap();
             assert_eq!((counter >> EPOCH_SHIFT) as u8, number);
-            let mut copy = buffer;
-            assert_eq!(epoch.open(counter, &mut copy[..len]).unwrap(), b"packet");
+            let arrival = Arrival {
+                counter,
+                start: 0,
+                len,
+                label: 77,
+                tos: 0,
+                outcome: Ok(()),
+            };
+            // Twice in one batch: the first counts. What was altered counts for nothing.
+            let mut memory = [buffer, buffer, buffer].concat();
+            memory[50] ^= 1;
+            let mut batch = [
+                arrival,
+                Arrival {
+                    start: 24,
+                    ..arrival
+                },
+                Arrival {
+                    start: 48,
+                    counter: counter + 1,
+                    ..arrival
+                },
+            ];
+            epoch.open(&mut batch, &mut memory);
+            assert_eq!(memory[..batch[0].len], *b"packet");
+            let refused = Err(OpenError::Refused(Refusal::Replayed));
             assert_eq!(
-                epoch.open(counter, &mut buffer[..len]).unwrap_err(),
-                OpenError::Refused(Refusal::Replayed)
+                batch.map(|arrival| arrival.outcome),
+                [Ok(()), refused, Err(OpenError::BadSeal)]
             );
+            let mut again = [arrival];
+            epoch.open(&mut again, &mut buffer);
+            assert_eq!(again[0].outcome, refused);
         }
         store.apply(SessionOp::DropEpoch {
             session,

@@ -13,7 +13,10 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
-    maps::{HashMap as BpfHashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, RingBuf},
+    maps::{
+        Array, HashMap as BpfHashMap, Map, MapData, MapInfo, PerCpuArray, PerCpuValues, RingBuf,
+        XskMap,
+    },
     programs::{
         Xdp, XdpMode,
         links::{FdLink, PinnedLink},
@@ -27,6 +30,7 @@ use super::{
     AttachReport, Counts, Error, Resumed,
     memory::{Memory, Region, Shared, Sizes},
 };
+use crate::data::xsk::{MAX_QUEUES, Xsk};
 
 /// The object the build script made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEFT_XDP_OBJECT"));
@@ -34,6 +38,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEFT_XDP_OBJECT"));
 const BPF_FS_MAGIC: libc::c_long = 0xcafe_4a11;
 const PROGRAM: &str = "weft";
 const PASS_PROGRAM: &str = "weft_pass";
+/// Entries of the maps of AF_XDP sockets.
+const PORTS: u32 = 256;
+const SOCKETS: u32 = 64;
 
 /// What `LABELS` and `RX_COUNTS` hold per processor.
 #[derive(Clone, Copy)]
@@ -54,6 +61,15 @@ pub(super) struct Kernel {
     labels: PerCpuArray<MapData, PodCount>,
     rx_counts: PerCpuArray<MapData, PodCount>,
     events: RingBuf<MapData>,
+    sockets: Sockets,
+}
+
+/// The maps of the daemon's AF_XDP sockets.
+struct Sockets {
+    ports: Array<MapData, [u32; 4]>,
+    map: XskMap<MapData>,
+    /// By interface: where its sockets begin.
+    used: BTreeMap<u32, u32>,
 }
 
 struct Attached {
@@ -173,6 +189,12 @@ impl Kernel {
             rx_counts: PerCpuArray::try_from(take(&mut ebpf, "RX_COUNTS")?)
                 .map_err(kernel("RX_COUNTS"))?,
             events: RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(kernel("EVENTS"))?,
+            sockets: Sockets {
+                ports: Array::try_from(take(&mut ebpf, "XSK_PORTS")?)
+                    .map_err(kernel("XSK_PORTS"))?,
+                map: XskMap::try_from(take(&mut ebpf, "XSKS")?).map_err(kernel("XSKS"))?,
+                used: BTreeMap::new(),
+            },
             ebpf,
         };
         Ok((this, memory))
@@ -320,6 +342,7 @@ impl Kernel {
         let Some(attached) = self.links.remove(&ifindex) else {
             return Ok(());
         };
+        self.clear_sockets(ifindex)?;
         let removed = fs::remove_file(&attached.path);
         drop(attached.link);
         match removed {
@@ -329,6 +352,51 @@ impl Kernel {
             ))(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Hands packets that are delivered on an interface to these sockets, one for each of its queues from 0 on.
+    pub(super) fn set_sockets(&mut self, ifindex: u32, sockets: &[Xsk]) -> Result<(), Error> {
+        let Sockets { ports, map, used } = &mut self.sockets;
+        let place = ifindex % PORTS;
+        if used
+            .keys()
+            .any(|&other| other != ifindex && other % PORTS == place)
+        {
+            return Err(Error::OutOfBounds {
+                what: "an interface whose index shares its last byte with",
+                value: ifindex.into(),
+                limit: PORTS.into(),
+            });
+        }
+        let taken = |first: &u32| used.iter().any(|(&i, f)| i != ifindex && f == first);
+        let first = (0..SOCKETS)
+            .step_by(MAX_QUEUES as usize)
+            .find(|first| !taken(first))
+            .ok_or(Error::OutOfBounds {
+                what: "interfaces with AF_XDP sockets:",
+                value: used.len() as u64 + 1,
+                limit: u64::from(SOCKETS / MAX_QUEUES) + 1,
+            })?;
+        for (index, socket) in (first..).zip(sockets) {
+            map.set(index, socket.fd(), 0)
+                .map_err(kernel("adding an AF_XDP socket to its map"))?;
+        }
+        ports
+            .set(place, [ifindex, first, sockets.len() as u32, 0], 0)
+            .map_err(kernel("announcing AF_XDP sockets"))?;
+        used.insert(ifindex, first);
+        Ok(())
+    }
+
+    /// Lets packets delivered on an interface go the ordinary way again.
+    pub(super) fn clear_sockets(&mut self, ifindex: u32) -> Result<(), Error> {
+        if self.sockets.used.remove(&ifindex).is_none() {
+            return Ok(());
+        }
+        self.sockets
+            .ports
+            .set(ifindex % PORTS, [0; 4], 0)
+            .map_err(kernel("withdrawing AF_XDP sockets"))
     }
 
     pub(super) fn attached(&self) -> Vec<AttachReport> {

@@ -31,6 +31,7 @@ use self::{
     memory::{Memory, Sizes},
     project::Projection,
 };
+use crate::data::xsk::{MAX_QUEUES, Xsk};
 
 /// How a plane is opened.
 #[derive(Clone, Debug)]
@@ -497,6 +498,46 @@ impl Dataplane {
         report
     }
 
+    /// Opens AF_XDP sockets for the queues of an attached interface; from then on they get what is delivered there.
+    pub fn open_sockets(&mut self, ifindex: u32) -> Result<Vec<Xsk>, Error> {
+        let attached = |kernel: &&mut Kernel| {
+            kernel
+                .attached()
+                .iter()
+                .any(|report| report.ifindex == ifindex)
+        };
+        let Some(kernel) = self.kernel.as_mut().filter(attached) else {
+            return Err(Error::Kernel {
+                what: "opening AF_XDP sockets".to_owned(),
+                source: "the XDP program is not attached to the interface".into(),
+            });
+        };
+        let mut sockets = vec![];
+        for queue in 0..MAX_QUEUES {
+            match Xsk::open(ifindex, queue) {
+                Ok(socket) => sockets.push(socket),
+                // Beyond the last queue.
+                Err(_) if queue > 0 => break,
+                Err(error) => {
+                    return Err(Error::Kernel {
+                        what: "opening an AF_XDP socket".to_owned(),
+                        source: Box::new(error),
+                    });
+                }
+            }
+        }
+        kernel.set_sockets(ifindex, &sockets)?;
+        Ok(sockets)
+    }
+
+    /// Lets what is delivered on an interface go through the UDP sockets again.
+    pub fn close_sockets(&mut self, ifindex: u32) -> Result<(), Error> {
+        match &mut self.kernel {
+            Some(kernel) => kernel.clear_sockets(ifindex),
+            None => Ok(()),
+        }
+    }
+
     /// Detaches from an interface.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
         let Some(kernel) = &mut self.kernel else {
@@ -653,6 +694,11 @@ impl PlaneEvent {
             }),
         })
     }
+}
+
+/// Source, destination and offset of the payload of a plain UDP datagram in an Ethernet frame.
+pub fn read_frame(frame: &[u8]) -> Option<(SocketAddr, SocketAddr, usize)> {
+    encapsulation::read(frame)
 }
 
 /// Removes whatever a plane pinned under this folder: interfaces are detached, tables freed. Nothing there is fine.

@@ -29,6 +29,10 @@ use self::host::{Change, Host, Mac};
 
 /// `rtm_protocol` of the routes weftd makes: in the range left to routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 117;
+/// Bytes and segments of the super-packets that the kernel may make for the TUN interface: with what encapsulation adds
+/// to each segment, at an underlay MTU of 1500 or 9000, no more than one UDP message takes (65507 bytes).
+const SUPER_PACKET: u32 = 62_000;
+const SEGMENTS: u32 = 44;
 /// Receive buffer for events, bytes.
 const EVENT_BUFFER: u32 = 4 << 20;
 /// Events taken at once.
@@ -287,7 +291,14 @@ impl Netlink {
                     format!("setting interface {link} up with MTU {mtu}"),
                     &error,
                 )
-            })
+            })?;
+        // Super-packets that leave as one message: a kernel that cannot be told so makes longer ones, which leave as two.
+        let limits = LinkUnspec::new_with_index(link)
+            .append_extra_attribute(LinkAttribute::GsoMaxSize(SUPER_PACKET))
+            .append_extra_attribute(LinkAttribute::GsoMaxSegs(SEGMENTS))
+            .build();
+        let _ = self.handle.link().set(limits).execute().await;
+        Ok(())
     }
 
     /// Gives an interface an address, usable at once (without duplicate address detection).
