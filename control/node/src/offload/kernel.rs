@@ -215,7 +215,7 @@ fn partial(mut packet: Vec<u8>, gso: Gso, size: usize) -> (VirtioHeader, Vec<u8>
     let header = VirtioHeader {
         partial: Some((start as u16, field as u16)),
         gso,
-        ecn: packet[start + 13] & 0x80 != 0 && gso != Gso::Udp,
+        ecn: gso != Gso::Udp && packet[start + 13] & 0x80 != 0,
         header_len: (start + transport) as u16,
         gso_size: size as u16,
     };
