@@ -4,7 +4,9 @@ mod common;
 
 use std::{fs, net::UdpSocket, path::Path, process::Stdio, time::Duration};
 
-use common::{SOON, chain, chain_text, connected, forwarded, lab, stream, topology, until};
+use common::{
+    SOON, chain, chain_text, connected, forwarded, lab, path_in_use, stream, topology, until,
+};
 use weft_client::{api::ForwardMode, config::DEFAULT_PORT};
 use xtask::{
     lab::{Lab, netns, node::Node, wait_for},
@@ -313,6 +315,14 @@ fn an_interface_that_vanishes_takes_only_its_links_along() {
     connected(&lab, "a", "b");
     connected(&lab, "a", "c");
     let (to_b, to_c) = (stream(&lab, "a", "b", 100), stream(&lab, "a", "c", 200));
+    // Whose link comes up last begins with the way round.
+    for far in ["b", "c"] {
+        until("the direct path to be in use", SOON, || {
+            path_in_use(&lab, "a", far) == ["a", far]
+        });
+    }
+    drop((to_b, to_c));
+    let (to_b, to_c) = (stream(&lab, "a", "b", 101), stream(&lab, "a", "c", 201));
     lab.node("a").namespace().ip("link del to-b\n").unwrap();
     to_b.wait_received(1000, Duration::from_secs(30)).unwrap();
     to_c.wait_received(1000, SOON).unwrap();
@@ -395,10 +405,10 @@ fn unit(setting: &str) -> String {
 fn the_services_capabilities_suffice() {
     needs_lab!();
     let lab = built();
-    for name in ["a", "c"] {
+    for name in ["b", "c"] {
         lab.node(name).start().unwrap_or_else(|e| panic!("{e:#}"));
     }
-    let node = lab.node("b");
+    let node = lab.node("a");
     let left: String = unit("CapabilityBoundingSet")
         .split_whitespace()
         .map(|name| {
