@@ -231,9 +231,9 @@ fn the_kernel_cuts_alike() {
         Ok(router) => router,
         Err(error) => return skip(&format!("no namespace with two TUN interfaces: {error}")),
     };
+    // The kernel drops a super-packet of exactly one full segment: it never makes one.
     for (payload, size) in [
         (1, 1_000),
-        (1_000, 1_000),
         (1_001, 1_000),
         (3_000, 1_000),
         (60_000, 1_388),
