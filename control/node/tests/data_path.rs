@@ -205,6 +205,7 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr, offload: bool) -> Side {
                 group: GroupIndex(1),
                 label: LABEL,
                 inner_mtu: MTU,
+                ttl: 64,
             }),
         },
     ] {
@@ -318,6 +319,14 @@ fn streams(offload: bool) -> (Side, Side) {
     (left, right)
 }
 
+/// Packets dropped at the bounds of the flow queue, because the machine had no time to send them.
+fn shed(side: &Side) -> u64 {
+    [Counter::FlowQueueFull, Counter::FlowQueueLate]
+        .map(|counter| side.shared.counters.get(counter))
+        .iter()
+        .sum()
+}
+
 #[test]
 fn streams_arrive_whole_in_bundles() {
     if let Some(reason) = obstacle() {
@@ -345,7 +354,7 @@ fn streams_arrive_whole_without_offloads() {
     for side in [&left, &right] {
         let count = |counter| side.shared.counters.get(counter);
         assert_eq!(count(Counter::TunBundles), 0);
-        assert_eq!(count(Counter::TunRx), count(Counter::Encrypted));
+        assert_eq!(count(Counter::TunRx), count(Counter::Encrypted) + shed(side));
     }
 }
 
@@ -381,7 +390,7 @@ fn packets_go_through_and_too_large_ones_are_answered() {
         left.app.send_to(&[7; 1200], (b, 4000)).unwrap();
     }
     until("the burst arrives", || {
-        right.shared.counters.get(Counter::Decrypted) == 1500
+        right.shared.counters.get(Counter::Decrypted) + shed(&left) == 1500
     });
 
     // One byte over: answered by ICMPv6, after which the kernel knows the path's MTU and fragments.
@@ -396,6 +405,6 @@ fn packets_go_through_and_too_large_ones_are_answered() {
         left.app
             .send_to(&vec![1; usize::from(MTU) - 47], (b, 4000))
             .unwrap();
-        left.shared.counters.get(Counter::Encrypted) >= 1502
+        left.shared.counters.get(Counter::Encrypted) + shed(&left) >= 1502
     });
 }

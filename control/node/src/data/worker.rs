@@ -43,8 +43,6 @@ use crate::{
 pub const HEAD: usize = 28;
 /// Bytes around an inner packet in the datagram.
 pub const OVERHEAD: usize = HEAD + crypto::TAG;
-/// TTL of the label entry of traffic.
-const LABEL_TTL: u8 = 64;
 /// Packets taken from the TUN queue before any is sent, and buffers for those that wait: the kernel's queue knows no
 /// fairness, so it is emptied into one that does.
 const TUN_BURST: usize = 64;
@@ -979,7 +977,7 @@ fn send(
             next_hop,
             lane,
             ingress.label,
-            LABEL_TTL,
+            ingress.ttl,
             counter,
             len,
         )
