@@ -354,7 +354,10 @@ fn streams_arrive_whole_without_offloads() {
     for side in [&left, &right] {
         let count = |counter| side.shared.counters.get(counter);
         assert_eq!(count(Counter::TunBundles), 0);
-        assert_eq!(count(Counter::TunRx), count(Counter::Encrypted) + shed(side));
+        assert_eq!(
+            count(Counter::TunRx),
+            count(Counter::Encrypted) + shed(side)
+        );
     }
 }
 

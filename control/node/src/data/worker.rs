@@ -47,6 +47,8 @@ pub const OVERHEAD: usize = HEAD + crypto::TAG;
 /// fairness, so it is emptied into one that does.
 const TUN_BURST: usize = 64;
 const BUFFERS: usize = 128;
+/// With all buffers in use and at least so many bytes in them, the fattest flow gives way to what comes.
+const BULK: usize = 2 << 20;
 /// Bytes sent before the sockets have their turn.
 const TURN: usize = 48 * 1024;
 /// Nodes whose sessions are waited for; packets that wait for one, and for all of them.
@@ -432,6 +434,8 @@ impl Worker {
             let Some(tun) = &self.tun else { break };
             let buffer = match self.free.pop() {
                 Some(buffer) => buffer,
+                // Many small packets are better off in the kernel's queue; bulk there would stand before everyone.
+                None if self.backlog.bytes() < BULK => break,
                 None => match self.backlog.shed() {
                     Some(item) => {
                         shared.counters.one(Counter::FlowQueueFull);
