@@ -210,7 +210,7 @@ impl Prefix {
         let network = Self::network(address, len);
         if network != address {
             return Err(format!(
-                "{address}/{len} has host bits set; its network is {}network}/{len}?"
+                "{address}/{len} has host bits set; its network is {network}/{len}"
             ));
         }
         Ok(Self { address, len })
