@@ -213,7 +213,7 @@ impl Prefix {
         let network = Self::network(address, len);
         if network != address {
             return Err(format!(
-                "{address}/{len} has host bits set; did you mean {network}/{len}?"
+                "{address}/{len} has host bits set; its network is {network}/{len}"
             ));
         }
         Ok(Self { address, len })

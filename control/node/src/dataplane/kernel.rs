@@ -18,7 +18,7 @@ use aya::{
         XskMap,
     },
     programs::{
-        Xdp, XdpMode,
+        ProgramError, Xdp, XdpMode,
         links::{FdLink, PinnedLink},
         xdp::XdpLink,
     },
@@ -85,6 +85,20 @@ fn kernel<E: std::error::Error + Send + Sync + 'static>(
     move |source| Error::Kernel {
         what,
         source: Box::new(source),
+    }
+}
+
+/// What the kernel says of a program it does not load. The verifier's words are pages: they go into the log.
+fn refused(what: &'static str) -> impl FnOnce(ProgramError) -> Error {
+    move |error| match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            tracing::warn!(%verifier_log, "{what}");
+            kernel(what)(io_error)
+        }
+        error => kernel(what)(error),
     }
 }
 
@@ -163,7 +177,7 @@ impl Kernel {
             .map_err(kernel("loading the XDP object"))?;
         program(&mut ebpf, PROGRAM)?
             .load()
-            .map_err(kernel("loading the XDP program"))?;
+            .map_err(refused("loading the XDP program"))?;
 
         let memory = Memory {
             config: region(&ebpf, "CONFIG", 1)?,

@@ -706,6 +706,21 @@ pub fn cleanup(pin_dir: &Path) -> Result<(), Error> {
     kernel::cleanup(pin_dir)
 }
 
+/// Which of the capabilities that loading and attaching takes are not in effect, by `/proc/self/status`; none where that
+/// says nothing.
+fn missing_capabilities(status: &str) -> Vec<&'static str> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(held) = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok()) else {
+        return vec![];
+    };
+    // Before Linux 5.8 the latter two were part of CAP_SYS_ADMIN, which still includes them.
+    let held = |bit: u32| held & 1 << bit != 0 || (bit != 12 && held & SYS_ADMIN != 0);
+    let wanted = [(12, "CAP_NET_ADMIN"), (39, "CAP_BPF"), (38, "CAP_PERFMON")];
+    let missing = wanted.into_iter().filter(|(bit, _)| !held(*bit));
+    missing.map(|(_, name)| name).collect()
+}
+
 /// Whether the kernel plane can be used by this process here; if not, what is missing and what to do.
 pub fn probe() -> Result<(), Error> {
     use aya::maps::{Array, MapError};
@@ -715,6 +730,14 @@ pub fn probe() -> Result<(), Error> {
             remedy: remedy.to_owned(),
         })
     };
+    let missing =
+        missing_capabilities(&std::fs::read_to_string("/proc/self/status").unwrap_or_default());
+    if !missing.is_empty() {
+        return unusable(
+            format!("this process lacks {}", missing.join(", ")),
+            "run it as root, or with the capabilities CAP_NET_ADMIN, CAP_BPF and CAP_PERFMON; else weftd forwards in user space",
+        );
+    }
     match Array::<_, u64>::create(1, 0) {
         Ok(_) => Ok(()),
         Err(MapError::CreateError { io_error, .. }) => match io_error.raw_os_error() {
@@ -740,3 +763,21 @@ pub fn probe() -> Result<(), Error> {
 
 /// Least time between two changes of one next hop's egress; [`Dataplane::tend`] makes a change that came sooner.
 pub const EGRESS_SETTLE: Duration = Duration::from_millis(10);
+
+#[cfg(test)]
+mod tests {
+    use super::missing_capabilities;
+
+    #[test]
+    fn missing_capabilities_are_named() {
+        let of = |held: &str| missing_capabilities(&format!("Name:\tweftd\nCapEff:\t{held}\n"));
+        assert_eq!(of("000001ffffffffff"), [""; 0]);
+        assert_eq!(
+            of("0000000000000000"),
+            ["CAP_NET_ADMIN", "CAP_BPF", "CAP_PERFMON"]
+        );
+        assert_eq!(of("0000008000001000"), ["CAP_PERFMON"]);
+        assert_eq!(of("0000000000201000"), [""; 0]);
+        assert_eq!(missing_capabilities("nothing of it"), [""; 0]);
+    }
+}
