@@ -432,6 +432,7 @@ fn the_services_capabilities_suffice() {
         .spawn()
         .unwrap();
     let tried = std::panic::catch_unwind(|| {
+        until("its API", SOON, || node.api().is_ok());
         connected(&lab, "a", "c");
         let stream = stream(&lab, "a", "c", 100);
         stream.wait_received(1000, SOON).unwrap();
@@ -457,7 +458,7 @@ fn the_services_capabilities_suffice() {
         std::panic::resume_unwind(panic);
     }
     assert!(ended.unwrap().success(), "{}", node.log_end(30));
-    assert_eq!(pins(&lab).iter().filter(|p| p.contains("/b-")).count(), 0);
+    assert_eq!(pins(&lab).iter().filter(|p| p.contains("/a-")).count(), 0);
 }
 
 /// systemd itself reads the unit and rates what it leaves open.
