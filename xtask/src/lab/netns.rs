@@ -236,11 +236,11 @@ pub(super) fn batch(command: &mut Command, lines: &str) -> Result<()> {
     Ok(())
 }
 
-/// Turns generic receive offload on, which gives a veth end the queue that XDP-redirected frames arrive by.
+/// Turns generic receive offload on or off. On, it gives a veth end the queue that XDP-redirected frames arrive by.
 ///
 /// # Errors
 /// When there is no such interface in the current namespace.
-pub fn gro_on(interface: &str) -> io::Result<()> {
+pub fn gro(interface: &str, on: bool) -> io::Result<()> {
     const ETHTOOL_SGRO: u32 = 0x2c;
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
     #[repr(C)]
@@ -250,7 +250,7 @@ pub fn gro_on(interface: &str) -> io::Result<()> {
     }
     let mut value = Value {
         command: ETHTOOL_SGRO,
-        data: 1,
+        data: on.into(),
     };
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
