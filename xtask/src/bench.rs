@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path};
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    building,
+    building::{self, Profile},
     setup::{self, Need},
     term::{self, Style},
 };
@@ -197,7 +197,8 @@ pub fn run(name: Option<&str>, json: Option<&Path>) -> Result<()> {
             command
         }
         Program::Index => {
-            setup::index(Need::Build, false)?;
+            // It measures the program too, as wallets see it.
+            building::index(Profile::Release)?;
             let mut command = building::index_cargo();
             command.args(["run", "--quiet", "--release", "--package"]);
             command.args(["weft-index-bench", "--", "run"]);

@@ -6,6 +6,7 @@
 //! index's event. Figures per core divide by processor time, which a busy machine does not stretch
 //! as much as the clock.
 
+mod electrum;
 mod generate;
 mod measure;
 

@@ -5,8 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::channel;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -17,8 +16,9 @@ use weft_forge::{block, coinbase};
 use weft_indexd::follow::{Event, Follower, Round};
 use weft_source::Source;
 use weft_source::files::Files;
-use weft_store::{Options, Reader, Store, TxNum};
+use weft_store::{Options, Reader, Store};
 
+use crate::electrum::Service;
 use crate::generate::{CROWD, Description, blocks_dir, crowd_dir};
 
 /// Time for the queries of one kind.
@@ -226,8 +226,14 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
             .is_some_and(|t| t.height == description.crowd_height),
         "the crowd is missing"
     );
-    queries(&follower.store().reader(), description, &mut put)?;
-    put("tip_event_ms", round(tip_event(&chain_dir, follower)?));
+    library_queries(&follower.store().reader(), description, &mut put)?;
+    let tip = follower.store().tip().map(|t| (t.height, t.hash));
+    drop(follower);
+
+    let service = Service::start(&std::path::absolute(dir)?)?;
+    queries(&service, description, &mut put)?;
+    let tip = tip.context("a tip")?;
+    put("tip_event_ms", round(tip_event(&chain_dir, &service, tip)?));
     Ok(Value::Object(out))
 }
 
@@ -239,8 +245,43 @@ fn share(part: u64, whole: u64) -> Value {
     json!((part as f64 / whole as f64 * 1e5).round() / 1e5)
 }
 
-/// Times of queries at the library's interface, for scripts of each size, at 1 and 64 threads.
+/// Times of queries for scripts of each size: through the Electrum protocol at 1 and 64 clients, and at the library's
+/// interface, to see what the protocol adds.
 fn queries(
+    service: &Service,
+    description: &Description,
+    put: &mut impl FnMut(&str, Value),
+) -> Result<()> {
+    for (count, name) in CROWD.into_iter().zip(&description.crowd) {
+        for kind in ["listunspent", "get_history", "get_balance"] {
+            for clients in [1, 64] {
+                // A million rows for each of 64 clients is gigabytes of answers.
+                if count == 1_000_000 && clients > 1 && kind != "get_balance" {
+                    continue;
+                }
+                let method = format!("blockchain.scripthash.{kind}");
+                let times =
+                    service.time(&method, &json!([name]), clients, QUERY_TIME, MAX_QUERIES)?;
+                let suffix = if clients == 1 {
+                    String::new()
+                } else {
+                    format!("_{clients}_clients")
+                };
+                put(&format!("{kind}_{count}_p50_ms{suffix}"), at(&times, 0.5));
+                put(&format!("{kind}_{count}_p99_ms{suffix}"), at(&times, 0.99));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The value below which a share of the sorted times is.
+fn at(times: &[f64], share: f64) -> Value {
+    round(times[((times.len() - 1) as f64 * share) as usize])
+}
+
+/// The same questions at the library's interface, one thread.
+fn library_queries(
     reader: &Reader,
     description: &Description,
     put: &mut impl FnMut(&str, Value),
@@ -253,104 +294,37 @@ fn queries(
             "the script of {count} coins has {}",
             found.coins
         );
-        let list = |r: &Reader, s: &Hash| r.unspents(s, usize::MAX).map(|u| u.len());
-        let history = |r: &Reader, s: &Hash| {
-            r.history(s, TxNum::first_of(0), usize::MAX)
-                .map(|h| h.len())
-        };
-        let balance = |r: &Reader, s: &Hash| r.balance(s).map(|b| b.coins as usize);
-        type Query<'a> = (
-            &'a str,
-            &'a (dyn Fn(&Reader, &Hash) -> weft_store::Result<usize> + Sync),
-        );
-        let kinds: [Query<'_>; 3] = [
-            ("listunspent", &list),
-            ("get_history", &history),
-            ("get_balance", &balance),
-        ];
-        for (kind, query) in kinds {
-            for clients in [1, 64] {
-                // A million rows for each of 64 clients is a gigabyte of answers: once is enough.
-                if count == 1_000_000 && clients > 1 {
-                    continue;
-                }
-                let times = time(reader, &script, clients, query)?;
-                let at = |q: f64| round(times[((times.len() - 1) as f64 * q) as usize]);
-                let suffix = if clients == 1 {
-                    String::new()
-                } else {
-                    format!("_{clients}_clients")
-                };
-                put(&format!("{kind}_{count}_p50_ms{suffix}"), at(0.5));
-                put(&format!("{kind}_{count}_p99_ms{suffix}"), at(0.99));
-            }
+        let end = Instant::now() + QUERY_TIME / 2;
+        let mut times = Vec::new();
+        while times.len() < 3 || Instant::now() < end && times.len() < MAX_QUERIES {
+            let begun = Instant::now();
+            let coins = reader.unspents(&script, usize::MAX)?;
+            times.push(begun.elapsed().as_secs_f64() * 1e3);
+            ensure!(coins.len() == count, "coins are missing");
         }
+        times.sort_by(f64::total_cmp);
+        put(
+            &format!("library_listunspent_{count}_p50_ms"),
+            at(&times, 0.5),
+        );
+        put(
+            &format!("library_listunspent_{count}_p99_ms"),
+            at(&times, 0.99),
+        );
     }
     Ok(())
 }
 
-/// Milliseconds of each of many queries, sorted.
-fn time(
-    reader: &Reader,
-    script: &Hash,
-    clients: usize,
-    query: &(dyn Fn(&Reader, &Hash) -> weft_store::Result<usize> + Sync),
-) -> Result<Vec<f64>> {
-    let end = Instant::now() + QUERY_TIME;
-    let failed = AtomicBool::new(false);
-    let one = || {
-        let mut times = Vec::new();
-        // The first fills the caches of the thread.
-        while times.len() < 3 || Instant::now() < end && times.len() < MAX_QUERIES {
-            let started = Instant::now();
-            if query(reader, script).is_err() {
-                failed.store(true, Ordering::Relaxed);
-            }
-            times.push(started.elapsed().as_secs_f64() * 1e3);
-        }
-        times
-    };
-    let mut times: Vec<f64> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..clients).map(|_| scope.spawn(one)).collect();
-        threads
-            .into_iter()
-            .flat_map(|t| t.join().unwrap_or_default())
-            .collect()
-    });
-    ensure!(
-        !failed.load(Ordering::Relaxed) && !times.is_empty(),
-        "a query failed"
-    );
-    times.sort_by(f64::total_cmp);
-    Ok(times)
-}
-
 const TIP_FILE: &str = "blk09999.dat";
 
-/// From a block being in the node's file to the event that tells of it, on disk: the median of 20.
-fn tip_event(chain_dir: &Path, mut follower: Follower) -> Result<f64> {
+/// From a block being in the node's file to a subscriber being told of it, when it is on disk: the median of 20.
+fn tip_event(chain_dir: &Path, service: &Service, tip: (u32, Hash)) -> Result<f64> {
     let chain = network()?;
-    let (events, arrived) = channel();
-    let tip = *follower.store().tip().context("a tip")?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopping = stop.clone();
-    let thread = std::thread::spawn(move || -> Result<()> {
-        while !stopping.load(Ordering::Relaxed) {
-            let known = follower.store().tip().context("a tip")?.hash;
-            if follower.source().wait(&known, Duration::from_millis(200))? {
-                follower.round(&mut |event| {
-                    if let Event::Written { height, .. } = event {
-                        let _ = events.send((height, Instant::now()));
-                    }
-                })?;
-            }
-        }
-        Ok(())
-    });
+    let mut subscriber = service.client()?;
     let mut times = Vec::new();
-    let mut prev = tip.hash;
+    let (last, mut prev) = tip;
     let path = blocks_dir(chain_dir).join(TIP_FILE);
-    for height in tip.height + 1..=tip.height + 20 {
+    for height in last + 1..=last + 20 {
         // At no fixed phase of the source's polling.
         std::thread::sleep(Duration::from_millis(u64::from(height * 7919 % 97)));
         let (hash, raw) = block(
@@ -368,16 +342,13 @@ fn tip_event(chain_dir: &Path, mut follower: Follower) -> Result<f64> {
             .open(&path)?;
         file.write_all(&record)?;
         let written = Instant::now();
-        let (at, told) = arrived
-            .recv_timeout(Duration::from_secs(20))
-            .context("no event came")?;
-        ensure!(at == height, "the event tells of height {at}, not {height}");
-        times.push(told.duration_since(written).as_secs_f64() * 1e3);
+        let told = subscriber.next_header()?;
+        ensure!(
+            told == u64::from(height),
+            "height {told} is told of, not {height}"
+        );
+        times.push(written.elapsed().as_secs_f64() * 1e3);
     }
-    stop.store(true, Ordering::Relaxed);
-    thread
-        .join()
-        .map_err(|_| anyhow::anyhow!("the follower panicked"))??;
     fs::remove_file(path)?;
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])

@@ -472,7 +472,7 @@ fn beside_a_node_that_is_given_no_rest() {
     let Some(node) = Node::start("beside_a_node_that_is_given_no_rest", &["-walletrbf=1"]) else {
         return;
     };
-    let seed = number("WEFT_LIVE_SEED", 20_09);
+    let seed = number("WEFT_LIVE_SEED", 2009);
     let limit = Duration::from_secs(number("WEFT_LIVE_SECONDS", 40));
     let mut live = Live {
         node,

@@ -888,7 +888,7 @@ fn p2p_with_peers_that_are_damaged_at_random() {
     let (mut honest, mut errors) = (0, 0);
     for case in 0..150 {
         // Which message is damaged, whether its checksum is made right again, and three places in it.
-        let (which, mended) = (random() % 3, random() % 2 == 0);
+        let (which, mended) = (random() % 3, random().is_multiple_of(2));
         let places = [random(), random(), random()];
         let damage = move |command: &str, payload: &[u8]| {
             let mut payload = payload.to_vec();
