@@ -1,0 +1,11 @@
+//! What the index's servers share: accepting clients within bounds, TLS, counters with names.
+//! No protocol.
+
+mod counters;
+mod gate;
+mod socket;
+pub mod tls;
+
+pub use counters::Figure;
+pub use gate::{Gate, GateCounters, Limits, Pass, Refused};
+pub use socket::{Accepted, Listener, Stream};
