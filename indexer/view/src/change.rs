@@ -172,7 +172,8 @@ impl Drop for Change<'_> {
     fn drop(&mut self) {
         let inner = &self.view.0;
         let settled = !inner.unsettled.load(Ordering::SeqCst);
-        inner.version.fetch_add(1, Ordering::SeqCst);
+        // Told before it can be read, so that nobody reads a state whose number is not known yet.
         inner.feed.push(settled, std::mem::take(&mut self.told));
+        inner.version.fetch_add(1, Ordering::SeqCst);
     }
 }
