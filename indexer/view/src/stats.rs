@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use weft_chain::{Hash, script_hash};
+use weft_chain::{Hash, is_unspendable, script_hash};
 use weft_store::{ScriptKey, TxNum};
 
 use crate::query::{Script, parse};
@@ -47,6 +47,9 @@ struct Kept {
     txs: u64,
     funded: u64,
     funded_sum: u64,
+    /// Of those outputs that never become coins, and so are not spent although they are not there.
+    never: u64,
+    never_sum: u64,
 }
 
 #[derive(Debug, Default)]
@@ -73,6 +76,8 @@ impl View {
                 txs: 0,
                 funded: 0,
                 funded_sum: 0,
+                never: 0,
+                never_sum: 0,
             });
             if sum.txs as usize + more.len() > limit {
                 return Err(Error::TooMany {
@@ -89,10 +94,18 @@ impl View {
                 let Some(place) = place else { continue };
                 let raw = self.bytes_at(&touched.txid, &place, &at.block)?;
                 let parts = parse(&touched.txid, &raw)?;
+                let overwritten = at.index == 0
+                    && (at.height == 0 || self.0.chain.bip30_unspendable(at.height, &at.block));
                 for output in &parts.outputs {
-                    if script_hash(parts.at(&output.script)) == script.hash {
-                        sum.funded += 1;
-                        sum.funded_sum = sum.funded_sum.saturating_add(output.value);
+                    let bytes = parts.at(&output.script);
+                    if script_hash(bytes) != script.hash {
+                        continue;
+                    }
+                    sum.funded += 1;
+                    sum.funded_sum = sum.funded_sum.saturating_add(output.value);
+                    if overwritten || is_unspendable(bytes) {
+                        sum.never += 1;
+                        sum.never_sum = sum.never_sum.saturating_add(output.value);
                     }
                 }
                 sum.txs += 1;
@@ -110,8 +123,8 @@ impl View {
                 txs: sum.txs,
                 funded: sum.funded,
                 funded_sum: sum.funded_sum,
-                spent: sum.funded.saturating_sub(has.coins),
-                spent_sum: sum.funded_sum.saturating_sub(has.value),
+                spent: sum.funded.saturating_sub(has.coins + sum.never),
+                spent_sum: sum.funded_sum.saturating_sub(has.value.saturating_add(sum.never_sum)),
             };
             Ok(ScriptStats { chain, pool })
         })
