@@ -10,7 +10,9 @@ use crate::json;
 use crate::session::{Session, failure};
 use crate::verbose;
 use crate::version;
-use crate::wire::{BAD_REQUEST, Failure, INVALID_PARAMS, UNKNOWN_METHOD, positional};
+use crate::wire::{
+    BAD_REQUEST, Failure, INVALID_PARAMS, NODE_ERROR, UNKNOWN_METHOD, positional,
+};
 
 /// Most headers given at once: a period of the target.
 const MAX_HEADERS: u32 = 2016;
@@ -114,6 +116,9 @@ pub(crate) fn answer(session: &mut Session, method: &str, params: Value) -> Answ
     let params = Params(positional(params, names, lenient)?);
     match method.split_once('.') {
         Some(("server", rest)) => server(session, rest, &params),
+        _ if !session.view.caught_up() => {
+            Err(Failure::new(NODE_ERROR, "the index is still catching up with the chain"))
+        }
         Some(("mempool", rest)) => mempool(session, rest),
         _ => blockchain(session, method, &params),
     }

@@ -92,6 +92,11 @@ fn not_found(what: &str) -> Answer {
     Answer::error(404, format!("{what} not found"))
 }
 
+/// What everybody gets who comes before the index has the node's tip.
+pub(crate) fn catching_up() -> Answer {
+    Answer::error(503, "the index is still catching up with the chain")
+}
+
 /// What went wrong in words and a status.
 fn failed(e: Error) -> Answer {
     match &e {
@@ -111,6 +116,9 @@ pub fn answer(view: &View, route: &Route, query: &str, body: &[u8]) -> Answer {
 }
 
 fn respond(view: &View, route: &Route, query: &str, body: &[u8]) -> Outcome {
+    if !view.caught_up() && *route != Route::OpenApi {
+        return Err(catching_up());
+    }
     match route {
         Route::Tx(_)
         | Route::TxStatus(_)

@@ -21,7 +21,7 @@ use tokio::time::timeout;
 use weft_listen::{Listener, Patient, count, counters};
 use weft_view::View;
 
-use crate::answer::{Answer, answer};
+use crate::answer::{Answer, answer, catching_up};
 use crate::route::{self, Route};
 use crate::stream::{self as changes, Stream, StreamCounters, StreamLimits, Told};
 
@@ -186,6 +186,10 @@ impl Server {
             Err(bad) => return self.finish(Answer::bad_path(&bad), origin.as_ref()),
         };
         let query = parts.uri.query().unwrap_or_default().to_owned();
+        let streams = matches!(route, Route::WebSocket | Route::Events);
+        if streams && !self.view.caught_up() {
+            return self.finish(catching_up(), origin.as_ref());
+        }
         match route {
             Route::WebSocket => {
                 if !self.same_site(&parts.headers) {

@@ -12,11 +12,13 @@ use tracing::{error, info, warn};
 use weft_chain::hash::hex;
 use weft_source::choose;
 use weft_store::Store;
+use weft_view::View;
 
 use crate::config::Config;
 use crate::follow::{Event, Follower, Round};
-use crate::metrics;
+use crate::serve::Serving;
 use crate::status::Figures;
+use crate::{metrics, pool};
 
 /// How often the status file and the log are written.
 const REPORT: Duration = Duration::from_secs(5);
@@ -48,14 +50,29 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
     } else {
         info!("the index is empty");
     }
+    let view = View::new(chain, store.reader(), config.bounds());
+    // A run that ends at the tip serves nobody.
+    let serving = match once {
+        true => None,
+        false => Some(Serving::start(config, &view)?),
+    };
+    if let Some(serving) = &serving {
+        figures.set_listening(serving.listening().to_vec());
+    }
+    let servers = serving.as_ref().map(Serving::servers).unwrap_or_default();
     if let Some(listen) = config.metrics.listen {
-        let address = metrics::serve(listen, figures.clone(), store.reader())
+        let address = metrics::serve(listen, figures.clone(), store.reader(), servers)
             .with_context(|| format!("cannot listen on {listen} for metrics (metrics.listen)"))?;
         info!(%address, "metrics");
     }
     let choice = choose(&config.settings(Duration::from_secs(20))?)?;
     announce(&figures, &choice);
+    view.set_node(choice.source.clone(), choice.rpc.clone());
     let mut follower = Follower::new(store, choice.source, &options, stop.clone())?;
+    if serving.is_some() {
+        follower.set_view(view.clone());
+        pool::follow(view.clone(), figures.clone(), stop.clone())?;
+    }
     let mut report = Report::new(figures.clone(), config);
     let mut pause = Duration::from_secs(1);
     loop {
@@ -67,6 +84,8 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
             Ok(Round::AtTip) => {
                 report.at_tip();
                 figures.set_error(None);
+                view.set_caught_up();
+                view.nudge();
                 pause = Duration::from_secs(1);
                 if once {
                     break;
@@ -98,6 +117,7 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
                 pause = (pause * 2).min(MAX_PAUSE);
                 if let Ok(choice) = choose(&config.settings(Duration::from_secs(5))?) {
                     announce(&figures, &choice);
+                    view.set_node(choice.source.clone(), choice.rpc.clone());
                     follower.set_source(choice.source);
                 }
             }
@@ -106,6 +126,8 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
             break;
         }
     }
+    view.nudge();
+    drop(serving);
     report.end();
     info!(height = figures.written.load(Ordering::Relaxed), "stopped");
     Ok(())

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use weft_chain::{Hash, Header, OutPoint};
-use weft_mempool::{Changes, Summary};
+use weft_mempool::{Changes, Mempool, Summary};
 use weft_source::mempool::Delta;
 use weft_store::ScriptKey;
 
@@ -86,6 +86,7 @@ impl View {
                 .collect();
             (changes, added)
         };
+        self.0.emptied.store(false, Ordering::SeqCst);
         let settles = self.0.unsettled.swap(false, Ordering::SeqCst);
         if settles || !changes.is_empty() {
             change.told.push(What::Pool {
@@ -107,6 +108,19 @@ impl View {
                 scripts: Arc::default(),
             });
         }
+    }
+
+    /// Whether the node's pool is wanted whole, whatever was known of it before.
+    pub fn wants_pool(&self) -> bool {
+        self.0.unsettled.load(Ordering::SeqCst) || self.0.emptied.load(Ordering::SeqCst)
+    }
+
+    /// Empties the pool, before many blocks are written at once.
+    pub fn forget_pool(&self) {
+        let _change = self.change();
+        let mut pool = self.0.pool.write().unwrap_or_else(PoisonError::into_inner);
+        *pool = Mempool::new();
+        self.0.emptied.store(true, Ordering::SeqCst);
     }
 
     /// Says that the index has the node's tip.

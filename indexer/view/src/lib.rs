@@ -21,7 +21,8 @@ mod stats;
 pub mod tx;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 pub use change::{Came, Change};
 pub use error::{Error, Result};
@@ -71,8 +72,12 @@ struct Inner {
     writing: Mutex<()>,
     /// A block left, and what it confirmed is not back in the pool yet.
     unsettled: AtomicBool,
+    /// The pool was emptied because many blocks came.
+    emptied: AtomicBool,
     /// The index has had the node's tip at least once.
     caught_up: AtomicBool,
+    /// Wakes whoever follows the node's pool.
+    nudged: (Mutex<bool>, Condvar),
     feed: Feed,
     node: RwLock<node::Access>,
     fees: Mutex<node::FeeCache>,
@@ -92,6 +97,8 @@ impl View {
             version: AtomicU64::new(0),
             writing: Mutex::default(),
             unsettled: AtomicBool::new(false),
+            emptied: AtomicBool::new(false),
+            nudged: (Mutex::new(false), Condvar::new()),
             caught_up: AtomicBool::new(false),
             feed: Feed::new(bounds.feed),
             node: RwLock::default(),
@@ -148,6 +155,20 @@ impl View {
         }
         let _held = self.writing();
         work()
+    }
+
+    /// Wakes whoever follows the node's pool: something may have changed there.
+    pub fn nudge(&self) {
+        *lock(&self.0.nudged.0) = true;
+        self.0.nudged.1.notify_all();
+    }
+
+    /// Waits for [`View::nudge`], at most `limit`.
+    pub fn wait_for_nudge(&self, limit: Duration) {
+        let (nudged, condvar) = &self.0.nudged;
+        let waited = condvar.wait_timeout_while(lock(nudged), limit, |nudged| !*nudged);
+        let (mut nudged, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        *nudged = false;
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {

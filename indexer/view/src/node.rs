@@ -165,6 +165,7 @@ impl View {
     pub fn broadcast(&self, raw: &[u8]) -> Result<Hash> {
         self.with_node(|client| {
             let answer: String = client.call("sendrawtransaction", json!([hex(raw)]))?;
+            self.nudge();
             from_hex(&answer).ok_or_else(|| Error::Wrong("the node gave no id back".to_owned()))
         })
     }
@@ -183,6 +184,7 @@ impl View {
             [rate, burnt] => json!([raw, rate, burnt]),
         };
         let answer: Value = self.with_node(|client| Ok(client.call("submitpackage", params)?))?;
+        self.nudge();
         let results = answer.get("tx-results").and_then(Value::as_object);
         let errors = results.into_iter().flatten().filter_map(|(wtxid, result)| {
             let error = result.get("error")?.as_str()?.to_owned();
