@@ -14,8 +14,9 @@ use weft_chain::hash::hex;
 use weft_chain::headers::{HeaderTree, locator_heights};
 use weft_chain::{Block, Chain, Hash, Header, OutPoint};
 use weft_source::{Ahead, FetchConfig, Source, SourceError, fetch};
+use weft_mempool::Incoming;
 use weft_store::{Durability, Prepared, ScriptKey, Store};
-use weft_view::{Came, View};
+use weft_view::{Came, View, waiting_again};
 
 use crate::ordered::{Ordered, WorkerEnded};
 
@@ -396,6 +397,7 @@ impl Follower {
         while self.store.tip().is_some_and(|t| t.height > fork)
             && !self.stop.load(Ordering::Relaxed)
         {
+            let back = self.leaving();
             let mut change = self.view.as_ref().map(View::change);
             let txids = match (&change, self.store.tip()) {
                 (Some(_), Some(tip)) => self.store.reader().block_txids(tip.height)?,
@@ -404,7 +406,8 @@ impl Follower {
             if let Some(undone) = self.store.undo()? {
                 if let Some(change) = &mut change {
                     let txids = txids.unwrap_or_default();
-                    change.left(undone.height, undone.hash, txids, undone.scripts.clone());
+                    let scripts = undone.scripts.clone();
+                    change.left(undone.height, undone.hash, txids, scripts, back);
                 }
                 drop(change);
                 sink(Event::Undone {
@@ -415,6 +418,19 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// The transactions of the top block, which is about to leave, if anybody reads and the source
+    /// still has it. Where it does not they are missed until the node's pool is asked for.
+    fn leaving(&self) -> Vec<Incoming> {
+        let (Some(_), Some(tip)) = (&self.view, self.store.tip()) else {
+            return Vec::new();
+        };
+        let block = self.source.blocks(&[tip.hash]).ok().and_then(|mut found| {
+            let block = Block::parse(self.chain, found.pop()?).ok()?;
+            (*block.hash() == tip.hash).then_some(block)
+        });
+        block.map_or_else(Vec::new, |block| waiting_again(self.chain, &block))
     }
 
     /// Writes what is applied.

@@ -16,7 +16,7 @@ use weft_view::View;
 
 use crate::config::Config;
 use crate::follow::{Event, Follower, Round};
-use crate::serve::Serving;
+use crate::serve::{Listening, Serving};
 use crate::status::Figures;
 use crate::{metrics, pool};
 
@@ -56,15 +56,21 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
         true => None,
         false => Some(Serving::start(config, &view)?),
     };
-    if let Some(serving) = &serving {
-        figures.set_listening(serving.listening().to_vec());
-    }
+    let mut listening = serving
+        .as_ref()
+        .map_or_else(Vec::new, |serving| serving.listening().to_vec());
     let servers = serving.as_ref().map(Serving::servers).unwrap_or_default();
     if let Some(listen) = config.metrics.listen {
         let address = metrics::serve(listen, figures.clone(), store.reader(), servers)
             .with_context(|| format!("cannot listen on {listen} for metrics (metrics.listen)"))?;
         info!(%address, "metrics");
+        listening.push(Listening {
+            service: "metrics".to_owned(),
+            transport: "tcp".to_owned(),
+            address,
+        });
     }
+    figures.set_listening(listening);
     let choice = choose(&config.settings(Duration::from_secs(20))?)?;
     announce(&figures, &choice);
     view.set_node(choice.source.clone(), choice.rpc.clone());

@@ -5,8 +5,9 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use weft_chain::{Hash, Header, OutPoint};
-use weft_mempool::{Changes, Mempool, Summary};
+use weft_chain::block::LooseTx;
+use weft_chain::{Block, Chain, Hash, Header, OutPoint};
+use weft_mempool::{Changes, Incoming, Mempool, Summary};
 use weft_source::mempool::Delta;
 use weft_store::ScriptKey;
 
@@ -63,16 +64,9 @@ impl View {
         if self.0.reader.tip()?.map(|(_, hash)| hash) != Some(delta.at) {
             return Ok(false);
         }
-        let coin = |at: &OutPoint| match self.0.reader.coin(at) {
-            Ok(coin) => coin.map(|coin| (coin.value, coin.script)),
-            Err(e) => {
-                tracing::warn!("a coin that an unconfirmed transaction spends: {e}");
-                None
-            }
-        };
         let (changes, added) = {
             let mut pool = self.0.pool.write().unwrap_or_else(PoisonError::into_inner);
-            let changes = pool.apply(&delta.gone, delta.new, coin);
+            let changes = pool.apply(&delta.gone, delta.new, |at| self.chain_coin(at));
             let added: Vec<Summary> = changes
                 .added
                 .iter()
@@ -128,9 +122,35 @@ impl View {
         self.0.caught_up.store(true, Ordering::Relaxed);
     }
 
+    /// A coin that an unconfirmed transaction spends.
+    fn chain_coin(&self, at: &OutPoint) -> Option<(u64, Vec<u8>)> {
+        match self.0.reader.coin(at) {
+            Ok(coin) => coin.map(|coin| (coin.value, coin.script)),
+            Err(e) => {
+                tracing::warn!("a coin that an unconfirmed transaction spends: {e}");
+                None
+            }
+        }
+    }
+
     fn keys<'a>(&'a self, hashes: &'a BTreeSet<Hash>) -> impl Iterator<Item = ScriptKey> + 'a {
         hashes.iter().map(|hash| self.0.reader.script_key(hash))
     }
+}
+
+/// The transactions of a block as they wait again when it leaves. Its coinbase, and Litecoin's
+/// HogEx, are nothing without it.
+pub fn waiting_again(chain: &dyn Chain, block: &Block) -> Vec<Incoming> {
+    let txs = block.txs().filter(|tx| !tx.is_coinbase() && !tx.is_hogex());
+    txs.filter_map(|tx| {
+        Some(Incoming {
+            tx: LooseTx::parse(chain, tx.raw().to_vec()).ok()?,
+            fee: None,
+            vsize: None,
+            time: block.header().time.into(),
+        })
+    })
+    .collect()
 }
 
 impl Change<'_> {
@@ -165,9 +185,25 @@ impl Change<'_> {
         }
     }
 
-    /// The top block left.
-    pub fn left(&mut self, height: u32, hash: Hash, txids: Vec<Hash>, scripts: Vec<ScriptKey>) {
-        self.view.0.unsettled.store(true, Ordering::SeqCst);
+    /// The top block left. `back` are its transactions as far as they are known: they wait in the
+    /// pool again, until the node says what became of them.
+    pub fn left(
+        &mut self,
+        height: u32,
+        hash: Hash,
+        txids: Vec<Hash>,
+        mut scripts: Vec<ScriptKey>,
+        back: Vec<Incoming>,
+    ) {
+        let inner = &self.view.0;
+        inner.unsettled.store(true, Ordering::SeqCst);
+        let changes = {
+            let mut pool = inner.pool.write().unwrap_or_else(PoisonError::into_inner);
+            pool.apply(&[], back, |at| self.view.chain_coin(at))
+        };
+        scripts.extend(self.view.keys(&changes.scripts));
+        scripts.sort_unstable();
+        scripts.dedup();
         self.told.push(What::BlockLeft {
             height,
             hash,

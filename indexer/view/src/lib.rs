@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-pub use change::{Came, Change};
+pub use change::{Came, Change, waiting_again};
 pub use error::{Error, Result};
 pub use feed::{Feed, Item, Missed, What};
 pub use node::{FeeMode, PackageResult, RelayFees};
