@@ -16,7 +16,10 @@ use weft_listen::{Gate, Listener};
 use weft_stage::{Stage, script};
 
 fn main() {
-    let seconds = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(3.0);
+    let seconds = std::env::args()
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(3.0);
     let mut stage = Stage::default();
     // Coins among those of others, in blocks of 2000 outputs.
     let owners: Vec<u32> = (0..10_101u32)
@@ -30,22 +33,38 @@ fn main() {
     let mut order: Vec<usize> = (0..owners.len()).collect();
     order.sort_by_key(|n| (*n as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     for part in order.chunks(2000) {
-        let outputs: Vec<_> = part.iter().map(|n| (1000 + *n as u64, script(owners[*n]))).collect();
+        let outputs: Vec<_> = part
+            .iter()
+            .map(|n| (1000 + *n as u64, script(owners[*n])))
+            .collect();
         stage.mine(&outputs, &[]);
     }
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads");
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("threads");
     let limits = Limits {
         cost_per_second: 1e9,
         cost_burst: 1e9,
         ..Limits::default()
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from) * 2;
-    let settings = Settings { limits, workers, memory: 512 << 20, info: Info::default() };
+    let settings = Settings {
+        limits,
+        workers,
+        memory: 512 << 20,
+        info: Info::default(),
+    };
     let server = Server::new(stage.view.clone(), settings);
-    let gate = Gate::new(weft_listen::Limits { clients: 1000, per_address: 1000 });
+    let gate = Gate::new(weft_listen::Limits {
+        clients: 1000,
+        per_address: 1000,
+    });
     let any = "127.0.0.1:0".parse().expect("an address");
-    let listener = runtime.block_on(Listener::bind(any, None, gate)).expect("a socket");
+    let listener = runtime
+        .block_on(Listener::bind(any, None, gate))
+        .expect("a socket");
     let address = listener.address().expect("bound");
     let (_stop, stopped) = watch::channel(false);
     runtime.spawn(server.serve(listener, stopped));
@@ -56,13 +75,22 @@ fn main() {
             let time = Duration::from_secs_f64(seconds);
             let start = Instant::now();
             let mut all: Vec<Duration> = std::thread::scope(|scope| {
-                let threads: Vec<_> = (0..clients).map(|_| scope.spawn(|| ask(address, coins, time))).collect();
-                threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect()
+                let threads: Vec<_> = (0..clients)
+                    .map(|_| scope.spawn(|| ask(address, coins, time)))
+                    .collect();
+                threads
+                    .into_iter()
+                    .flat_map(|t| t.join().expect("no panic"))
+                    .collect()
             });
             let rate = all.len() as f64 / start.elapsed().as_secs_f64();
             all.sort_unstable();
             let at = |part: f64| all[((all.len() - 1) as f64 * part) as usize].as_secs_f64() * 1e3;
-            println!("{coins:5}  {clients:7}  {rate:11.0}  {:6.3}  {:7.3}", at(0.5), at(0.99));
+            println!(
+                "{coins:5}  {clients:7}  {rate:11.0}  {:6.3}  {:7.3}",
+                at(0.5),
+                at(0.99)
+            );
         }
     }
 }

@@ -75,7 +75,11 @@ mod tests {
 
     #[test]
     fn a_budget_refills() {
-        let limits = Limits { cost_per_second: 10.0, cost_burst: 100.0, ..Limits::default() };
+        let limits = Limits {
+            cost_per_second: 10.0,
+            cost_burst: 100.0,
+            ..Limits::default()
+        };
         let start = Instant::now();
         let mut budget = Budget::new(&limits, start);
         assert_eq!(budget.spend(100.0, &limits, start), Duration::ZERO);

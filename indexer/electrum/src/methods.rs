@@ -10,9 +10,7 @@ use crate::json;
 use crate::session::{Session, failure};
 use crate::verbose;
 use crate::version;
-use crate::wire::{
-    BAD_REQUEST, Failure, INVALID_PARAMS, NODE_ERROR, UNKNOWN_METHOD, positional,
-};
+use crate::wire::{BAD_REQUEST, Failure, INVALID_PARAMS, NODE_ERROR, UNKNOWN_METHOD, positional};
 
 /// Most headers given at once: a period of the target.
 const MAX_HEADERS: u32 = 2016;
@@ -79,8 +77,12 @@ fn params_of(method: &str, is_1_6: bool) -> Option<&'static [&'static str]> {
     Some(match method {
         "server.version" => &["client_name", "protocol_version"],
         "server.add_peer" => &["features"],
-        "server.features" | "server.ping" | "server.banner" | "server.donation_address"
-        | "server.peers.subscribe" | "blockchain.headers.subscribe"
+        "server.features"
+        | "server.ping"
+        | "server.banner"
+        | "server.donation_address"
+        | "server.peers.subscribe"
+        | "blockchain.headers.subscribe"
         | "mempool.get_fee_histogram" => &[],
         "blockchain.relayfee" if !is_1_6 => &[],
         "mempool.get_info" if is_1_6 => &[],
@@ -116,9 +118,10 @@ pub(crate) fn answer(session: &mut Session, method: &str, params: Value) -> Answ
     let params = Params(positional(params, names, lenient)?);
     match method.split_once('.') {
         Some(("server", rest)) => server(session, rest, &params),
-        _ if !session.view.caught_up() => {
-            Err(Failure::new(NODE_ERROR, "the index is still catching up with the chain"))
-        }
+        _ if !session.view.caught_up() => Err(Failure::new(
+            NODE_ERROR,
+            "the index is still catching up with the chain",
+        )),
         Some(("mempool", rest)) => mempool(session, rest),
         _ => blockchain(session, method, &params),
     }
@@ -169,7 +172,12 @@ fn mempool(session: &mut Session, method: &str) -> Answer {
         session.cost += pool.len() as f64 / 1000.0;
         pool.fee_histogram()
     };
-    done(histogram.into_iter().map(|(rate, size)| json!([rate, size])).collect())
+    done(
+        histogram
+            .into_iter()
+            .map(|(rate, size)| json!([rate, size]))
+            .collect(),
+    )
 }
 
 fn blockchain(session: &mut Session, method: &str, params: &Params) -> Answer {
@@ -208,7 +216,10 @@ fn header(session: &mut Session, params: &Params) -> Answer {
     let checkpoint = params.number_or_zero(1, "cp_height")?;
     let row = session.view.header(height).map_err(|e| failure(e))?;
     let Some(row) = row else {
-        return Err(Failure::new(BAD_REQUEST, format!("there is no block at height {height}")));
+        return Err(Failure::new(
+            BAD_REQUEST,
+            format!("there is no block at height {height}"),
+        ));
     };
     let header = bytes_hex(&row.header.to_bytes());
     if checkpoint == 0 {
@@ -242,7 +253,10 @@ fn headers(session: &mut Session, params: &Params) -> Answer {
 
 fn proof(session: &mut Session, height: u32, checkpoint: u32) -> Result<(Value, Value), Failure> {
     session.cost += 40.0;
-    let (branch, root) = session.view.header_proof(height, checkpoint).map_err(failure)?;
+    let (branch, root) = session
+        .view
+        .header_proof(height, checkpoint)
+        .map_err(failure)?;
     Ok((branch.iter().map(hex).collect(), hex(&root).into()))
 }
 
@@ -305,7 +319,10 @@ fn transaction(session: &mut Session, method: &str, params: &Params) -> Answer {
         "get_merkle" => {
             let (txid, height) = (params.hash(0, "tx_hash")?, params.number(1, "height")?);
             session.cost += 10.0;
-            let proof = session.view.merkle_proof(&txid, Some(height)).map_err(failure)?;
+            let proof = session
+                .view
+                .merkle_proof(&txid, Some(height))
+                .map_err(failure)?;
             let Some(proof) = proof else {
                 let message = format!("tx {} is not in the block at height {height}", hex(&txid));
                 return Err(Failure::new(BAD_REQUEST, message));
@@ -337,7 +354,9 @@ fn package(session: &mut Session, params: &Params) -> Answer {
         list.and_then(|list| list.iter().map(|tx| unhex(tx.as_str()?)).collect());
     let verbose = params.flag(1, "verbose")?;
     let raw = raw.ok_or_else(|| {
-        bad(format!("raw_txs should be 1 to {MAX_PACKAGE} transactions in hexadecimal digits"))
+        bad(format!(
+            "raw_txs should be 1 to {MAX_PACKAGE} transactions in hexadecimal digits"
+        ))
     })?;
     session.cost += 20.0 * raw.len() as f64;
     let result = match session.view.broadcast_package(&raw, [None, None]) {
@@ -358,8 +377,9 @@ fn package(session: &mut Session, params: &Params) -> Answer {
     let mut answer = json!({ "success": result.accepted });
     if !result.errors.is_empty() {
         let errors = result.errors.iter();
-        answer["errors"] =
-            errors.map(|(txid, error)| json!({ "txid": txid, "error": error })).collect();
+        answer["errors"] = errors
+            .map(|(txid, error)| json!({ "txid": txid, "error": error }))
+            .collect();
     }
     done(answer)
 }

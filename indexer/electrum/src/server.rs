@@ -263,10 +263,13 @@ impl Server {
     /// Memory for something long, or the end of the connection.
     fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, End> {
         let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        self.memory.clone().try_acquire_many_owned(units).map_err(|_| {
-            count!(self.counters.dropped_memory_total);
-            End::Dropped
-        })
+        self.memory
+            .clone()
+            .try_acquire_many_owned(units)
+            .map_err(|_| {
+                count!(self.counters.dropped_memory_total);
+                End::Dropped
+            })
     }
 
     async fn write(&self, stream: &mut Stream, out: &[u8]) -> Result<(), End> {

@@ -205,7 +205,11 @@ impl Session {
                     "unsupported protocol version: this server speaks {} to {} and 1.6{}",
                     version::MIN,
                     version::LAST_1_4,
-                    if self.spoke { ", that only if server.version comes first" } else { "" },
+                    if self.spoke {
+                        ", that only if server.version comes first"
+                    } else {
+                        ""
+                    },
                 );
                 Err(Failure::new(BAD_REQUEST, message))
             }
@@ -274,6 +278,7 @@ impl Session {
                 // Too slow for the ring: whatever is subscribed to is looked at anew.
                 count!(self.counters.lagged_total);
                 self.seen = missed.last;
+                self.settled = true;
                 self.dirty.extend(self.scripts.keys().copied());
                 return true;
             }
@@ -350,7 +355,6 @@ impl Session {
         count!(self.counters.notifications_total);
     }
 }
-
 
 fn put_header(out: &mut Vec<u8>, height: u32, header: &[u8; 80]) {
     let params = json!([header_json(height, header)]);

@@ -30,8 +30,11 @@ pub(crate) fn transaction(view: &View, txid: &Hash, found: &TxFound) -> Result<V
                 })
             };
             if !input.witness.is_empty() {
-                out["txinwitness"] =
-                    input.witness.iter().map(|item| bytes_hex(parts.at(item))).collect();
+                out["txinwitness"] = input
+                    .witness
+                    .iter()
+                    .map(|item| bytes_hex(parts.at(item)))
+                    .collect();
             }
             out["sequence"] = input.sequence.into();
             out

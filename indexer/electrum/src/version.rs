@@ -29,7 +29,10 @@ impl Version {
             None => 0,
             Some(revision) => revision?,
         };
-        parts.next().is_none().then_some(Self(major, minor, revision))
+        parts
+            .next()
+            .is_none()
+            .then_some(Self(major, minor, revision))
     }
 
     /// Whether it is 1.6 or later.
@@ -95,9 +98,22 @@ mod tests {
             (json!(["1.6", "1.4"]), true, None),
         ] {
             let agreed = agree(offered(Some(&offer)).unwrap(), first);
-            assert_eq!(agreed.map(|v| v.to_string()).as_deref(), want, "{offer} {first}");
+            assert_eq!(
+                agreed.map(|v| v.to_string()).as_deref(),
+                want,
+                "{offer} {first}"
+            );
         }
-        for bad in [json!("1"), json!("1.4.2.1"), json!("1.x"), json!(1.4), json!(["1.4"]), json!("1.-4"), json!("1.+4"), json!({})] {
+        for bad in [
+            json!("1"),
+            json!("1.4.2.1"),
+            json!("1.x"),
+            json!(1.4),
+            json!(["1.4"]),
+            json!("1.-4"),
+            json!("1.+4"),
+            json!({}),
+        ] {
             assert_eq!(offered(Some(&bad)), None, "{bad}");
         }
         assert_eq!(offered(None), Some((MIN, MIN)));

@@ -55,7 +55,9 @@ impl Lines {
 
     /// The next whole line without its end; `None` if more must come.
     pub fn next(&mut self, longest: usize) -> Result<Option<&[u8]>, TooLong> {
-        let found = self.buffer[self.searched..].iter().position(|b| *b == b'\n');
+        let found = self.buffer[self.searched..]
+            .iter()
+            .position(|b| *b == b'\n');
         let Some(found) = found else {
             self.searched = self.buffer.len();
             if self.buffer.len() - self.start > longest {
@@ -123,16 +125,20 @@ pub fn read(line: &[u8], most: usize) -> Call {
     let wrong = |code, message: String| Call::One(Err((Value::Null, Failure::new(code, message))));
     let parts = line.iter().filter(|b| matches!(b, b',' | b'[' | b'{'));
     if parts.take(MAX_PARTS + 1).count() > MAX_PARTS {
-        return wrong(INVALID_REQUEST, format!("a request has at most {MAX_PARTS} parts"));
+        return wrong(
+            INVALID_REQUEST,
+            format!("a request has at most {MAX_PARTS} parts"),
+        );
     }
     match serde_json::from_slice::<Value>(line) {
         Err(e) => wrong(PARSE_ERROR, format!("no JSON: {e}")),
         Ok(Value::Array(list)) if list.is_empty() => {
             wrong(INVALID_REQUEST, "an empty batch".to_owned())
         }
-        Ok(Value::Array(list)) if list.len() > most => {
-            wrong(INVALID_REQUEST, format!("a batch has at most {most} requests"))
-        }
+        Ok(Value::Array(list)) if list.len() > most => wrong(
+            INVALID_REQUEST,
+            format!("a batch has at most {most} requests"),
+        ),
         Ok(Value::Array(list)) => Call::Batch(list.into_iter().map(request).collect()),
         Ok(one) => Call::One(request(one)),
     }
@@ -173,9 +179,11 @@ pub fn positional(params: Value, names: &[&str], lenient: bool) -> Result<Vec<Va
     let bad = |message: String| Failure::new(INVALID_PARAMS, message);
     match params {
         Value::Null => Ok(Vec::new()),
-        Value::Array(list) if list.len() > names.len() && !lenient => {
-            Err(bad(format!("there are {} params, at most {} are taken", list.len(), names.len())))
-        }
+        Value::Array(list) if list.len() > names.len() && !lenient => Err(bad(format!(
+            "there are {} params, at most {} are taken",
+            list.len(),
+            names.len()
+        ))),
         Value::Array(list) => Ok(list),
         Value::Object(mut by_name) => {
             let mut list = Vec::with_capacity(names.len());
@@ -185,7 +193,10 @@ pub fn positional(params: Value, names: &[&str], lenient: bool) -> Result<Vec<Va
             match by_name.keys().next().filter(|_| !lenient) {
                 Some(other) => {
                     let other: String = other.chars().take(40).collect();
-                    Err(bad(format!("there is no param {other:?}, only {}", names.join(", "))))
+                    Err(bad(format!(
+                        "there is no param {other:?}, only {}",
+                        names.join(", ")
+                    )))
                 }
                 None => Ok(list),
             }
@@ -238,10 +249,20 @@ mod tests {
         let one = |text: &str| read(text.as_bytes(), 3);
         assert_eq!(
             one(r#"{"id":1,"method":"m","params":[2]}"#),
-            Call::One(Ok(Request { id: Some(json!(1)), method: "m".into(), params: json!([2]) }))
+            Call::One(Ok(Request {
+                id: Some(json!(1)),
+                method: "m".into(),
+                params: json!([2])
+            }))
         );
-        assert!(matches!(one(r#"{"method":"m"}"#), Call::One(Ok(Request { id: None, .. }))));
-        assert!(matches!(one(r#"{"id":null,"method":"m"}"#), Call::One(Ok(Request { id: None, .. }))));
+        assert!(matches!(
+            one(r#"{"method":"m"}"#),
+            Call::One(Ok(Request { id: None, .. }))
+        ));
+        assert!(matches!(
+            one(r#"{"id":null,"method":"m"}"#),
+            Call::One(Ok(Request { id: None, .. }))
+        ));
         for (text, code) in [
             ("", PARSE_ERROR),
             ("{", PARSE_ERROR),
@@ -262,7 +283,9 @@ mod tests {
         assert!(matches!(one(&deep), Call::One(Err(_))));
         let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
         assert!(matches!(one(&deep), Call::One(Err(_))));
-        assert!(matches!(one(r#"[{"method":"a"},7]"#), Call::Batch(list) if list[0].is_ok() && list[1].is_err()));
+        assert!(
+            matches!(one(r#"[{"method":"a"},7]"#), Call::Batch(list) if list[0].is_ok() && list[1].is_err())
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 use weft_chain::hash::{from_hex, hex};
 use weft_chain::{Hash, OutPoint};
-use weft_store::{HeaderRow, Touched};
+use weft_store::HeaderRow;
 use weft_view::script::{hex as bytes_hex, unhex};
 use weft_view::{Error, FeeMode, Script, Stats, View};
 
@@ -133,18 +133,23 @@ fn respond(view: &View, route: &Route, query: &str, body: &[u8]) -> Outcome {
         Route::Script(named) => script_stats(view, named),
         Route::ScriptTxs(named) => {
             let (_, script) = resolve(view, named)?;
-            let mut list = pool_page(view, &script)?;
-            list.extend(chain_page(view, &script, None)?);
-            Ok(Answer::json(&Value::Array(list)))
+            let list = view.read(|| {
+                let mut list = pool_page(view, &script)?;
+                list.extend(chain_page(view, &script, None)?);
+                Ok(list)
+            });
+            Ok(Answer::json(&Value::Array(list.map_err(failed)?)))
         }
         Route::ScriptChain(named, last) => {
             let (_, script) = resolve(view, named)?;
-            let list = chain_page(view, &script, last.as_ref())?;
+            let list = view.read(|| chain_page(view, &script, last.as_ref()));
+            let list = list.map_err(failed)?;
             Ok(Answer::json(&Value::Array(list)))
         }
         Route::ScriptMempool(named) => {
             let (_, script) = resolve(view, named)?;
-            Ok(Answer::json(&Value::Array(pool_page(view, &script)?)))
+            let list = view.read(|| pool_page(view, &script)).map_err(failed)?;
+            Ok(Answer::json(&Value::Array(list)))
         }
         Route::ScriptUtxo(named) => unspents(view, named, query),
         Route::AddressPrefix(_) => Err(Answer::error(
@@ -220,15 +225,23 @@ fn transaction(view: &View, route: &Route) -> Outcome {
             Ok(Answer::json(&tx_json::status(place)))
         }
         Route::MerkleProof(txid) => {
-            let proof = view.merkle_proof(txid, None).map_err(failed)?.ok_or_else(lacking)?;
+            let proof = view
+                .merkle_proof(txid, None)
+                .map_err(failed)?
+                .ok_or_else(lacking)?;
             let merkle: Value = proof.branch.iter().map(hex).collect();
-            let body = json!({ "block_height": proof.height, "merkle": merkle, "pos": proof.index });
+            let body =
+                json!({ "block_height": proof.height, "merkle": merkle, "pos": proof.index });
             Ok(Answer::json(&body).kept(keep(view, proof.height)?))
         }
         Route::MerkleBlock(txid) => {
             let proof = view.read(|| {
-                let Some(at) = view.place(txid)? else { return Ok(None) };
-                let Some(row) = view.header(at.height)? else { return Ok(None) };
+                let Some(at) = view.place(txid)? else {
+                    return Ok(None);
+                };
+                let Some(row) = view.header(at.height)? else {
+                    return Ok(None);
+                };
                 let ids = view.reader().block_txids(at.height)?.unwrap_or_default();
                 Ok(Some(merkle_block(&row.header, &ids, at.index as usize)))
             });
@@ -236,7 +249,10 @@ fn transaction(view: &View, route: &Route) -> Outcome {
             Ok(Answer::text(bytes_hex(&proof)))
         }
         Route::Outspend(txid, vout) => {
-            let at = OutPoint { txid: *txid, vout: *vout };
+            let at = OutPoint {
+                txid: *txid,
+                vout: *vout,
+            };
             Ok(Answer::json(&outspend(view, &at)?))
         }
         Route::Outspends(txid) => {
@@ -258,9 +274,7 @@ fn transaction(view: &View, route: &Route) -> Outcome {
             let answer = match route {
                 Route::TxHex(_) => Answer::text(bytes_hex(&found.raw)),
                 Route::TxRaw(_) => Answer::new(BYTES, found.raw.to_vec()),
-                _ => Answer::json(
-                    &tx_json::transaction(view, txid, &found, true).map_err(failed)?,
-                ),
+                _ => Answer::json(&tx_json::transaction(view, txid, &found, true).map_err(failed)?),
             };
             Ok(answer.kept(keep))
         }
@@ -284,7 +298,10 @@ fn broadcast(view: &View, body: &[u8]) -> Outcome {
     let text = std::str::from_utf8(body).unwrap_or_default().trim();
     let raw = unhex(text).filter(|raw| !raw.is_empty());
     let raw = raw.ok_or_else(|| {
-        Answer::error(400, "the body should be a transaction in hexadecimal digits")
+        Answer::error(
+            400,
+            "the body should be a transaction in hexadecimal digits",
+        )
     })?;
     match view.broadcast(&raw) {
         Ok(txid) => Ok(Answer::text(hex(&txid))),
@@ -328,10 +345,12 @@ fn package(view: &View, query: &str, body: &[u8]) -> Outcome {
 
 /// The value of a query's parameter, as it is written.
 pub(crate) fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
-    query.split('&').find_map(|pair| match pair.split_once('=') {
-        Some((key, value)) => (key == name).then_some(value),
-        None => (pair == name).then_some(""),
-    })
+    query
+        .split('&')
+        .find_map(|pair| match pair.split_once('=') {
+            Some((key, value)) => (key == name).then_some(value),
+            None => (pair == name).then_some(""),
+        })
 }
 
 /// The script a path names, and how it is shown.
@@ -358,46 +377,47 @@ fn script_stats(view: &View, named: &Named) -> Outcome {
         })
     };
     let (chain, pool) = (sums(&stats.chain), sums(&stats.pool));
-    Ok(Answer::json(&json!({ kind: name, "chain_stats": chain, "mempool_stats": pool })))
+    Ok(Answer::json(
+        &json!({ kind: name, "chain_stats": chain, "mempool_stats": pool }),
+    ))
 }
 
-fn pool_page(view: &View, script: &Script) -> Result<Vec<Value>, Answer> {
+fn pool_page(view: &View, script: &Script) -> weft_view::Result<Vec<Value>> {
     let mut ids: Vec<(u64, Hash)> = {
         let pool = view.pool();
-        pool.of_script(&script.hash).map(|(txid, entry)| (entry.time, *txid)).collect()
+        let of_script = pool.of_script(&script.hash);
+        of_script.map(|(txid, entry)| (entry.time, *txid)).collect()
     };
     ids.sort_unstable_by(|a, b| b.cmp(a));
     ids.truncate(POOL_PAGE);
     let mut out = Vec::with_capacity(ids.len());
     for (_, txid) in ids {
-        // One that was confirmed just now is left to the chain's part.
-        let found = view.tx(&txid).map_err(failed)?.filter(|found| found.confirmed.is_none());
-        if let Some(found) = found {
-            out.push(tx_json::transaction(view, &txid, &found, true).map_err(failed)?);
+        if let Some(found) = view.tx(&txid)? {
+            out.push(tx_json::transaction(view, &txid, &found, true)?);
         }
     }
     Ok(out)
 }
 
-fn chain_page(view: &View, script: &Script, last: Option<&Hash>) -> Result<Vec<Value>, Answer> {
-    let history = view.history(script).map_err(failed)?;
+fn chain_page(view: &View, script: &Script, last: Option<&Hash>) -> weft_view::Result<Vec<Value>> {
+    let history = view.history(script)?;
     let end = match last {
         None => history.confirmed.len(),
         Some(last) => {
-            let at = history.confirmed.iter().rposition(|touched| touched.txid == *last);
+            let at = history
+                .confirmed
+                .iter()
+                .rposition(|touched| touched.txid == *last);
             at.unwrap_or(0)
         }
     };
-    let page = history.confirmed[..end].iter().rev().take(PAGE);
-    page.filter_map(|touched| shown(view, touched).transpose()).collect()
-}
-
-fn shown(view: &View, touched: &Touched) -> Result<Option<Value>, Answer> {
-    let Some(found) = view.tx(&touched.txid).map_err(failed)? else {
-        return Ok(None);
-    };
-    let value = tx_json::transaction(view, &touched.txid, &found, true).map_err(failed)?;
-    Ok(Some(value))
+    let mut out = Vec::with_capacity(PAGE);
+    for touched in history.confirmed[..end].iter().rev().take(PAGE) {
+        if let Some(found) = view.tx(&touched.txid)? {
+            out.push(tx_json::transaction(view, &touched.txid, &found, true)?);
+        }
+    }
+    Ok(out)
 }
 
 fn unspents(view: &View, named: &Named, query: &str) -> Outcome {
@@ -450,7 +470,10 @@ fn block(view: &View, route: &Route) -> Outcome {
     else {
         return Err(not_found("Block"));
     };
-    let found = view.reader().header_by_hash(hash).map_err(|e| failed(e.into()))?;
+    let found = view
+        .reader()
+        .header_by_hash(hash)
+        .map_err(|e| failed(e.into()))?;
     let Some((height, row)) = found else {
         // The index keeps no block that left the chain, so it cannot tell it from one that never was.
         return match route {
@@ -459,13 +482,14 @@ fn block(view: &View, route: &Route) -> Outcome {
         };
     };
     let ids = || {
-        let ids = view.reader().block_txids(height).map_err(|e| failed(e.into()))?;
+        let ids = view
+            .reader()
+            .block_txids(height)
+            .map_err(|e| failed(e.into()))?;
         Ok::<_, Answer>(ids.unwrap_or_default())
     };
     let answer = match route {
-        Route::Block(_) => {
-            Answer::json(&block_json::block(view, height, &row).map_err(failed)?)
-        }
+        Route::Block(_) => Answer::json(&block_json::block(view, height, &row).map_err(failed)?),
         Route::BlockHeader(_) => Answer::text(bytes_hex(&row.header.to_bytes())),
         Route::BlockStatus(_) => {
             let next = view.header(height + 1).map_err(failed)?;

@@ -37,8 +37,10 @@ mod tests {
                     .filter(|p| p["in"] == "path")
                     .map(|p| p["name"].as_str().unwrap())
                     .collect();
-                let in_path: BTreeSet<&str> =
-                    path.split('/').filter_map(|p| p.strip_prefix('{')?.strip_suffix('}')).collect();
+                let in_path: BTreeSet<&str> = path
+                    .split('/')
+                    .filter_map(|p| p.strip_prefix('{')?.strip_suffix('}'))
+                    .collect();
                 assert_eq!(named, in_path, "{path}");
                 assert!(operation["summary"].is_string() && operation["responses"].is_object());
             }

@@ -25,7 +25,12 @@ pub(crate) fn merkle_block(header: &Header, txids: &[Hash], index: usize) -> Vec
     hashes.iter().for_each(|hash| out.extend_from_slice(hash));
     put_compact_size(&mut out, bits.len().div_ceil(8) as u64);
     for eight in bits.chunks(8) {
-        out.push(eight.iter().rev().fold(0, |byte, bit| byte << 1 | u8::from(*bit)));
+        out.push(
+            eight
+                .iter()
+                .rev()
+                .fold(0, |byte, bit| byte << 1 | u8::from(*bit)),
+        );
     }
     out
 }

@@ -153,7 +153,10 @@ pub fn parse(method: &str, path: &str) -> Result<Route, BadPath> {
     if path.len() > MAX_PATH {
         return Err(BadPath::NotFound);
     }
-    let path = path.strip_prefix("/api").filter(|rest| rest.starts_with('/')).unwrap_or(path);
+    let path = path
+        .strip_prefix("/api")
+        .filter(|rest| rest.starts_with('/'))
+        .unwrap_or(path);
     let path = path.strip_prefix('/').ok_or(BadPath::NotFound)?;
     let parts: Vec<&str> = path.strip_suffix('/').unwrap_or(path).split('/').collect();
     let route = match parts.as_slice() {
@@ -239,7 +242,8 @@ fn named(kind: &str, name: &str) -> Result<Named, BadPath> {
         };
     }
     // Unlike ids, Esplora's script hashes are not reversed.
-    let mut hash = from_hex(name).ok_or(BadPath::Form("a script hash has 64 hexadecimal digits"))?;
+    let mut hash =
+        from_hex(name).ok_or(BadPath::Form("a script hash has 64 hexadecimal digits"))?;
     hash.reverse();
     Ok(Named::Hash(hash))
 }
@@ -265,7 +269,10 @@ mod tests {
                 .replace("{index}", "3")
                 .replace("{height}", "3");
             assert!(!path.contains('{'), "{path}");
-            let (upper, other) = (method.to_uppercase(), if *method == "get" { "POST" } else { "GET" });
+            let (upper, other) = (
+                method.to_uppercase(),
+                if *method == "get" { "POST" } else { "GET" },
+            );
             let route = parse(&upper, &path).unwrap_or_else(|e| panic!("{path}: {e:?}"));
             assert_eq!(parse(&upper, &format!("/api{path}")), Ok(route.clone()));
             assert_eq!(parse(&upper, &format!("{path}/")), Ok(route));
@@ -276,11 +283,35 @@ mod tests {
     #[test]
     fn what_is_no_path() {
         let id = "ab".repeat(32);
-        for path in ["", "/", "/tx/", "tx", "/api", "/apix", "/tx/1/2/3", "/address/a/b", "/blocks/tip", "/v1", "/nothing"] {
+        for path in [
+            "",
+            "/",
+            "/tx/",
+            "tx",
+            "/api",
+            "/apix",
+            "/tx/1/2/3",
+            "/address/a/b",
+            "/blocks/tip",
+            "/v1",
+            "/nothing",
+        ] {
             assert!(parse("GET", path).is_err(), "{path}");
         }
-        for path in [format!("/tx/{}", &id[1..]), format!("/tx/{id}/outspend/-1"), format!("/tx/{id}/outspend/4294967296"), "/block-height/0x10".into(), "/block-height/+1".into(), "/address/a%20b".into(), "/scripthash/zz".into(), "/block/é".into()] {
-            assert!(matches!(parse("GET", &path), Err(BadPath::Form(_))), "{path}");
+        for path in [
+            format!("/tx/{}", &id[1..]),
+            format!("/tx/{id}/outspend/-1"),
+            format!("/tx/{id}/outspend/4294967296"),
+            "/block-height/0x10".into(),
+            "/block-height/+1".into(),
+            "/address/a%20b".into(),
+            "/scripthash/zz".into(),
+            "/block/é".into(),
+        ] {
+            assert!(
+                matches!(parse("GET", &path), Err(BadPath::Form(_))),
+                "{path}"
+            );
         }
         assert_eq!(parse("GET", &"/tx/1".repeat(1000)), Err(BadPath::NotFound));
     }

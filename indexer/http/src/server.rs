@@ -222,7 +222,10 @@ impl Server {
                     Ok(body) => body,
                     Err(refused) => return self.finish(refused, origin.as_ref()),
                 };
-                let (view, permit) = (self.view.clone(), self.workers.clone().acquire_owned().await);
+                let (view, permit) = (
+                    self.view.clone(),
+                    self.workers.clone().acquire_owned().await,
+                );
                 let work = spawn_blocking(move || {
                     let _permit = permit;
                     answer(&view, &route, &query, &body.0)
@@ -241,7 +244,9 @@ impl Server {
         headers: &HeaderMap,
         body: Body,
     ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Answer> {
-        let length = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+        let length = headers
+            .get(header::CONTENT_LENGTH)
+            .and_then(|v| v.to_str().ok());
         let length: usize = match length.and_then(|text| text.parse().ok()) {
             Some(length) => length,
             None if headers.contains_key(header::TRANSFER_ENCODING) => self.settings.body,
@@ -249,7 +254,10 @@ impl Server {
         };
         let too_long = || {
             count!(self.counters.refused_body_total);
-            Answer::error(413, format!("a body has at most {} bytes", self.settings.body))
+            Answer::error(
+                413,
+                format!("a body has at most {} bytes", self.settings.body),
+            )
         };
         if length > self.settings.body {
             return Err(too_long());
@@ -291,12 +299,16 @@ impl Server {
             None => Body::from(answer.body),
             Some(share) => shared(answer.body.into(), share),
         };
-        let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(answer.kind));
         headers.insert(header::CACHE_CONTROL, cache);
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
         self.with_cors(response, origin)
     }
 
@@ -340,7 +352,10 @@ impl Server {
 
     fn no_more_streams(&self, origin: Option<&HeaderValue>) -> Response {
         count!(self.counters.refused_streams_total);
-        self.finish(Answer::error(503, "there are as many streams as may be"), origin)
+        self.finish(
+            Answer::error(503, "there are as many streams as may be"),
+            origin,
+        )
     }
 
     fn new_stream(&self) -> Stream {
@@ -378,7 +393,9 @@ impl Server {
         };
         let watch = self.view.feed().watch();
         let stream = Box::new(self.new_stream());
-        let begun = self.with_stream(stream, move |stream| stream.subscribe(wish)).await;
+        let begun = self
+            .with_stream(stream, move |stream| stream.subscribe(wish))
+            .await;
         let (stream, first) = match begun {
             Some((stream, Ok(first))) => (stream, first),
             Some((_, Err(why))) => return self.finish(Answer::error(400, why), None),
@@ -449,9 +466,19 @@ impl Server {
             let mut told = told;
             loop {
                 for event in &told {
-                    if !self.send(&mut sink, Message::Text(event.body.to_string().into())).await {
-                        let frame = CloseFrame { code: close_code::POLICY, reason: "too slow".into() };
-                        let _ = timeout(Duration::from_millis(100), sink.send(Message::Close(Some(frame)))).await;
+                    if !self
+                        .send(&mut sink, Message::Text(event.body.to_string().into()))
+                        .await
+                    {
+                        let frame = CloseFrame {
+                            code: close_code::POLICY,
+                            reason: "too slow".into(),
+                        };
+                        let _ = timeout(
+                            Duration::from_millis(100),
+                            sink.send(Message::Close(Some(frame))),
+                        )
+                        .await;
                         return;
                     }
                 }
@@ -480,11 +507,7 @@ impl Server {
     }
 
     /// Sends one message; false if the client is gone or too slow.
-    async fn send(
-        &self,
-        sink: &mut (impl SinkExt<Message> + Unpin),
-        message: Message,
-    ) -> bool {
+    async fn send(&self, sink: &mut (impl SinkExt<Message> + Unpin), message: Message) -> bool {
         match timeout(self.settings.write, sink.send(message)).await {
             Ok(sent) => sent.is_ok(),
             Err(_) => {

@@ -175,7 +175,10 @@ impl Stream {
     }
 
     fn place(&self) -> String {
-        let block = self.told.back().map_or_else(String::new, |(_, hash)| hex(hash));
+        let block = self
+            .told
+            .back()
+            .map_or_else(String::new, |(_, hash)| hex(hash));
         format!("{:016x}-{}-{block}", self.view.feed().epoch(), self.seen)
     }
 
@@ -209,7 +212,10 @@ impl Stream {
     /// Takes a message of the client.
     pub fn message(&mut self, text: &str) -> Vec<Told> {
         if text.len() > self.limits.message {
-            return vec![self.refuse(format!("a message has at most {} bytes", self.limits.message))];
+            return vec![self.refuse(format!(
+                "a message has at most {} bytes",
+                self.limits.message
+            ))];
         }
         match serde_json::from_str::<Message>(text) {
             Ok(Message::Subscribe(wish)) => match self.subscribe(wish) {
@@ -244,9 +250,15 @@ impl Stream {
             })?;
             wanted.push((script, name));
         }
-        let new = wanted.iter().filter(|(s, _)| !self.scripts.contains_key(&s.key)).count();
+        let new = wanted
+            .iter()
+            .filter(|(s, _)| !self.scripts.contains_key(&s.key))
+            .count();
         if self.scripts.len() + new > self.limits.scripts {
-            return Err(format!("at most {} scripts can be followed", self.limits.scripts));
+            return Err(format!(
+                "at most {} scripts can be followed",
+                self.limits.scripts
+            ));
         }
         let place = match &wish.since {
             None => None,
@@ -295,7 +307,8 @@ impl Stream {
                 self.dirty.insert(script.key);
             }
             let hash = script.hash;
-            self.scripts.insert(script.key, Watched { name, hash, status });
+            self.scripts
+                .insert(script.key, Watched { name, hash, status });
         }
         let tip = self.view.tip().map_err(failed)?;
         let tip = tip.map(|tip| json!({ "height": tip.height, "hash": hex(&tip.row.hash) }));
@@ -336,7 +349,11 @@ impl Stream {
         // None of them is on the chain, nor is it known at which height they were; one that left
         // while the ring reaches is told from there.
         if let [only] = from {
-            let left = self.view.feed().after(self.seen, usize::MAX).unwrap_or_default();
+            let left = self
+                .view
+                .feed()
+                .after(self.seen, usize::MAX)
+                .unwrap_or_default();
             let height = left.iter().find_map(|item| match &item.what {
                 What::BlockLeft { height, hash, .. } if hash == only => Some(*height),
                 _ => None,
@@ -355,7 +372,10 @@ impl Stream {
             Ok(told) => told,
             Err(e) => {
                 tracing::warn!("a stream cannot go on: {e}");
-                (vec![Self::said("error", json!({ "message": e.to_string() }))], false)
+                (
+                    vec![Self::said("error", json!({ "message": e.to_string() }))],
+                    false,
+                )
             }
         }
     }
@@ -376,6 +396,7 @@ impl Stream {
             Ok(items) => items,
             Err(missed) => {
                 self.seen = missed.last;
+                self.settled = true;
                 self.behind = true;
                 self.dirty.extend(self.scripts.keys().copied());
                 if self.transactions {
@@ -413,18 +434,25 @@ impl Stream {
             }
         }
         match &item.what {
-            What::BlockCame { height, hash, header, txids, .. } if self.blocks && news => {
-                match self.told.back() {
-                    Some((_, last)) if *last != header.prev => self.behind = true,
-                    _ => self.tell_block(*height, *hash, header, txids, out),
-                }
-            }
-            What::BlockLeft { height, hash, txids, .. } if self.blocks && news => {
-                match self.told.back() {
-                    Some((_, last)) if last != hash => self.behind = true,
-                    _ => self.tell_left(*height, *hash, Some(txids), out)?,
-                }
-            }
+            What::BlockCame {
+                height,
+                hash,
+                header,
+                txids,
+                ..
+            } if self.blocks && news => match self.told.back() {
+                Some((_, last)) if *last != header.prev => self.behind = true,
+                _ => self.tell_block(*height, *hash, header, txids, out),
+            },
+            What::BlockLeft {
+                height,
+                hash,
+                txids,
+                ..
+            } if self.blocks && news => match self.told.back() {
+                Some((_, last)) if last != hash => self.behind = true,
+                _ => self.tell_left(*height, *hash, Some(txids), out)?,
+            },
             What::Jumped { .. } if news => self.behind = true,
             What::Pool { added, removed, .. }
                 if self.transactions && !(added.is_empty() && removed.is_empty()) =>
@@ -499,7 +527,11 @@ impl Stream {
             return Ok(());
         };
         while let Some((height, hash)) = self.told.back().copied() {
-            if self.view.header(height)?.is_some_and(|row| row.hash == hash) {
+            if self
+                .view
+                .header(height)?
+                .is_some_and(|row| row.hash == hash)
+            {
                 break;
             }
             if self.told.len() == 1 {
@@ -527,14 +559,22 @@ impl Stream {
             let Some(row) = self.view.header(height)? else {
                 return Ok(());
             };
-            if self.told.back().is_some_and(|(_, hash)| *hash != row.header.prev) {
+            if self
+                .told
+                .back()
+                .is_some_and(|(_, hash)| *hash != row.header.prev)
+            {
                 // The chain changed meanwhile; the next turn finds out.
                 return Ok(());
             }
             let txids = self.view.reader().block_txids(height)?.unwrap_or_default();
             self.tell_block(height, row.hash, &row.header, &txids, out);
         }
-        if self.told.back().is_some_and(|(_, hash)| *hash == tip.row.hash) {
+        if self
+            .told
+            .back()
+            .is_some_and(|(_, hash)| *hash == tip.row.hash)
+        {
             self.blocks_from = tip.seq;
             self.behind = false;
         }
@@ -591,7 +631,12 @@ pub fn from_query(query: &str) -> std::result::Result<Subscribe, String> {
             "false" | "0" => Ok(Some(false)),
             _ => Err(format!("{name} should be true or false")),
         };
-        let list = || value.split(',').filter(|v| !v.is_empty()).map(str::to_owned);
+        let list = || {
+            value
+                .split(',')
+                .filter(|v| !v.is_empty())
+                .map(str::to_owned)
+        };
         match name {
             "blocks" => wish.blocks = flag()?,
             "transactions" => wish.transactions = flag()?,
@@ -628,7 +673,8 @@ mod tests {
 
     #[test]
     fn queries_and_places() {
-        let wish = from_query("blocks=false&transactions&scripts=a,b&scripts=c&since=x%2Dy").unwrap();
+        let wish =
+            from_query("blocks=false&transactions&scripts=a,b&scripts=c&since=x%2Dy").unwrap();
         assert_eq!((wish.blocks, wish.transactions), (Some(false), Some(true)));
         assert_eq!(wish.scripts, ["a", "b", "c"]);
         assert_eq!(wish.since.as_deref(), Some("x-y"));
@@ -637,9 +683,24 @@ mod tests {
         }
         let hash = "ab".repeat(32);
         let place = Place::parse(&format!("00000000000000ff-12-{hash}")).unwrap();
-        assert_eq!((place.epoch, place.seq, place.block), (255, 12, from_hex(&hash)));
-        assert!(Place::parse("00000000000000ff-12-").unwrap().block.is_none());
-        for bad in ["", "-", "ff-1-", "00000000000000ff-12", "00000000000000ff--", "00000000000000fg-1-"] {
+        assert_eq!(
+            (place.epoch, place.seq, place.block),
+            (255, 12, from_hex(&hash))
+        );
+        assert!(
+            Place::parse("00000000000000ff-12-")
+                .unwrap()
+                .block
+                .is_none()
+        );
+        for bad in [
+            "",
+            "-",
+            "ff-1-",
+            "00000000000000ff-12",
+            "00000000000000ff--",
+            "00000000000000fg-1-",
+        ] {
             assert_eq!(Place::parse(bad), None, "{bad}");
         }
     }

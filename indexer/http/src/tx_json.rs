@@ -39,7 +39,11 @@ pub(crate) fn transaction(
         .iter()
         .map(|o| output_json(params, o.value, parts.at(&o.script)))
         .collect();
-    let paid = parts.outputs.iter().map(|o| o.value).fold(0, u64::saturating_add);
+    let paid = parts
+        .outputs
+        .iter()
+        .map(|o| o.value)
+        .fold(0, u64::saturating_add);
     let fee = match (known, found.fee) {
         (_, Some(fee)) => fee,
         (true, None) => had.saturating_sub(paid),
@@ -91,9 +95,15 @@ fn input_json(
         "sequence": input.sequence,
     });
     if !input.witness.is_empty() {
-        out["witness"] = input.witness.iter().map(|item| bytes_hex(parts.at(item))).collect();
+        out["witness"] = input
+            .witness
+            .iter()
+            .map(|item| bytes_hex(parts.at(item)))
+            .collect();
     }
-    let Some((_, spent)) = prevout else { return out };
+    let Some((_, spent)) = prevout else {
+        return out;
+    };
     let redeem = match Kind::of(&spent) {
         Kind::P2sh => script::redeem_script(bytes),
         _ => None,

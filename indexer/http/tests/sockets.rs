@@ -25,15 +25,28 @@ struct House {
 impl House {
     fn new(settings: Settings) -> Self {
         let stage = Stage::default();
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
         let server = Server::new(stage.view.clone(), settings);
-        let gate = Gate::new(Limits { clients: 500, per_address: 500 });
+        let gate = Gate::new(Limits {
+            clients: 500,
+            per_address: 500,
+        });
         let any = "127.0.0.1:0".parse().unwrap();
         let listener = runtime.block_on(Listener::bind(any, None, gate)).unwrap();
         let address = listener.address().unwrap();
         let (stop, stopped) = watch::channel(false);
         runtime.spawn(server.clone().serve(listener, stopped));
-        Self { stage, server, address, stop, _runtime: runtime }
+        Self {
+            stage,
+            server,
+            address,
+            stop,
+            _runtime: runtime,
+        }
     }
 
     fn counted(&self, name: &str) -> u64 {
@@ -44,26 +57,41 @@ impl House {
 
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        stream
+            .set_write_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         stream
     }
 
     /// One request on a connection of its own: head and body of the answer.
     fn ask(&self, head: &str, body: &[u8]) -> (String, Vec<u8>) {
         let mut stream = self.connect();
-        let request = format!("{head}\r\nHost: here\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        let request = format!(
+            "{head}\r\nHost: here\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         stream.write_all(request.as_bytes()).unwrap();
         let _ = stream.write_all(body);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        let at = answer.windows(4).position(|w| w == b"\r\n\r\n").unwrap_or(answer.len());
+        let at = answer
+            .windows(4)
+            .position(|w| w == b"\r\n\r\n")
+            .unwrap_or(answer.len());
         let head = String::from_utf8_lossy(&answer[..at]).into_owned();
-        (head.to_lowercase(), answer.get(at + 4..).unwrap_or_default().to_vec())
+        (
+            head.to_lowercase(),
+            answer.get(at + 4..).unwrap_or_default().to_vec(),
+        )
     }
 
     fn works(&self) -> bool {
-        self.ask("GET /blocks/tip/height HTTP/1.1", b"").0.starts_with("http/1.1 200")
+        self.ask("GET /blocks/tip/height HTTP/1.1", b"")
+            .0
+            .starts_with("http/1.1 200")
     }
 }
 
@@ -83,18 +111,43 @@ fn eventually(what: &str, mut check: impl FnMut() -> bool) {
 
 #[test]
 fn questions_cors_and_mistakes() {
-    let cors = |cors: Option<&str>| Settings { cors: cors.map(str::to_owned), ..Settings::default() };
+    let cors = |cors: Option<&str>| Settings {
+        cors: cors.map(str::to_owned),
+        ..Settings::default()
+    };
     let house = House::new(cors(Some("https://wallet.example")));
-    let (head, body) = house.ask("GET /blocks/tip/hash HTTP/1.1\r\nOrigin: https://wallet.example", b"");
+    let (head, body) = house.ask(
+        "GET /blocks/tip/hash HTTP/1.1\r\nOrigin: https://wallet.example",
+        b"",
+    );
     assert_eq!(body, hex(&house.stage.tip()).into_bytes());
-    assert!(head.contains("access-control-allow-origin: https://wallet.example"), "{head}");
-    assert!(head.contains("content-type: text/plain") && head.contains("cache-control: no-store"), "{head}");
-    let (head, _) = house.ask("GET /blocks/tip/hash HTTP/1.1\r\nOrigin: https://other.example", b"");
+    assert!(
+        head.contains("access-control-allow-origin: https://wallet.example"),
+        "{head}"
+    );
+    assert!(
+        head.contains("content-type: text/plain") && head.contains("cache-control: no-store"),
+        "{head}"
+    );
+    let (head, _) = house.ask(
+        "GET /blocks/tip/hash HTTP/1.1\r\nOrigin: https://other.example",
+        b"",
+    );
     assert!(!head.contains("access-control"), "{head}");
-    let (head, _) = house.ask("OPTIONS /tx HTTP/1.1\r\nOrigin: https://wallet.example", b"");
-    assert!(head.starts_with("http/1.1 204") && head.contains("get, post, options"), "{head}");
+    let (head, _) = house.ask(
+        "OPTIONS /tx HTTP/1.1\r\nOrigin: https://wallet.example",
+        b"",
+    );
+    assert!(
+        head.starts_with("http/1.1 204") && head.contains("get, post, options"),
+        "{head}"
+    );
     let open = House::new(cors(Some("*")));
-    assert!(open.ask("GET /mempool HTTP/1.1", b"").0.contains("access-control-allow-origin: *"));
+    assert!(
+        open.ask("GET /mempool HTTP/1.1", b"")
+            .0
+            .contains("access-control-allow-origin: *")
+    );
     let (head, body) = house.ask("GET /openapi.json HTTP/1.1", b"");
     assert!(head.contains("application/json"));
     assert!(serde_json::from_slice::<Value>(&body).unwrap()["openapi"].is_string());
@@ -109,23 +162,39 @@ fn questions_cors_and_mistakes() {
         ("GARBAGE", "400"),
     ] {
         let (head, _) = house.ask(ask, b"");
-        assert!(head.starts_with(&format!("http/1.1 {status}")), "{ask}: {head}");
+        assert!(
+            head.starts_with(&format!("http/1.1 {status}")),
+            "{ask}: {head}"
+        );
     }
     assert!(house.counted("http_errors_total") >= 5);
 }
 
 #[test]
 fn bodies_and_heads_are_bounded() {
-    let house = House::new(Settings { body: 10_000, write: Duration::from_millis(500), idle: Duration::from_millis(700), ..Settings::default() });
+    let house = House::new(Settings {
+        body: 10_000,
+        write: Duration::from_millis(500),
+        idle: Duration::from_millis(700),
+        ..Settings::default()
+    });
     let (head, _) = house.ask("POST /tx HTTP/1.1", &[b'0'; 10_000]);
-    assert!(head.starts_with("http/1.1 503"), "well formed, and there is no node: {head}");
+    assert!(
+        head.starts_with("http/1.1 503"),
+        "well formed, and there is no node: {head}"
+    );
     let (head, _) = house.ask("POST /tx HTTP/1.1", &[b'0'; 10_001]);
     assert!(head.starts_with("http/1.1 413"), "{head}");
     // More than was announced, in pieces of unknown length.
     let mut stream = house.connect();
-    stream.write_all(b"POST /tx HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+    stream
+        .write_all(b"POST /tx HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .unwrap();
     for _ in 0..30 {
-        if stream.write_all(format!("1000\r\n{}\r\n", "0".repeat(4096)).as_bytes()).is_err() {
+        if stream
+            .write_all(format!("1000\r\n{}\r\n", "0".repeat(4096)).as_bytes())
+            .is_err()
+        {
             break;
         }
     }
@@ -134,7 +203,9 @@ fn bodies_and_heads_are_bounded() {
     assert!(line.starts_with("HTTP/1.1 413"), "{line}");
     // A body that does not come, and a head that never ends.
     let mut stream = house.connect();
-    stream.write_all(b"POST /tx HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n").unwrap();
+    stream
+        .write_all(b"POST /tx HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n")
+        .unwrap();
     line.clear();
     BufReader::new(&stream).read_line(&mut line).unwrap();
     assert!(line.starts_with("HTTP/1.1 408"), "{line}");
@@ -155,7 +226,10 @@ fn bodies_and_heads_are_bounded() {
 
 #[test]
 fn who_takes_no_answer_is_hung_up_on() {
-    let mut house = House::new(Settings { write: Duration::from_millis(500), ..Settings::default() });
+    let mut house = House::new(Settings {
+        write: Duration::from_millis(500),
+        ..Settings::default()
+    });
     for _ in 0..10 {
         let outputs: Vec<_> = (0..3000).map(|n| (n, script(1))).collect();
         house.stage.mine(&outputs, &[]);
@@ -171,7 +245,11 @@ fn who_takes_no_answer_is_hung_up_on() {
     });
     assert!(others > 0);
     let (head, body) = house.ask(&format!("GET /scripthash/{name}/utxo HTTP/1.0"), b"");
-    assert!(head.starts_with("http/1.0 200") && body.len() > 3_000_000, "{head}: {}", body.len());
+    assert!(
+        head.starts_with("http/1.0 200") && body.len() > 3_000_000,
+        "{head}: {}",
+        body.len()
+    );
     drop(slow);
 }
 
@@ -181,7 +259,9 @@ struct Sse(BufReader<TcpStream>);
 impl Sse {
     fn open(house: &House, path: &str, header: &str) -> Self {
         let mut stream = house.connect();
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n").as_bytes()).unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\n{header}\r\n").as_bytes())
+            .unwrap();
         let mut lines = BufReader::new(stream);
         let mut line = String::new();
         lines.read_line(&mut line).unwrap();
@@ -202,19 +282,31 @@ impl Sse {
 
 #[test]
 fn server_sent_events_go_on_where_they_were() {
-    let mut house = House::new(Settings { streams: 2, ..Settings::default() });
+    let mut house = House::new(Settings {
+        streams: 2,
+        ..Settings::default()
+    });
     let mut sse = Sse::open(&house, "/v1/events", "");
     assert_eq!(sse.next()["event"], "subscribed");
     house.stage.mine(&[(1, script(1))], &[]);
     let first = sse.next();
-    assert_eq!((&first["event"], &first["hash"]), (&json!("block"), &json!(hex(&house.stage.tip()))));
+    assert_eq!(
+        (&first["event"], &first["hash"]),
+        (&json!("block"), &json!(hex(&house.stage.tip())))
+    );
     drop(sse);
     for _ in 0..3 {
         house.stage.mine(&[(1, script(1))], &[]);
     }
-    let mut sse = Sse::open(&house, "/v1/events", &format!("Last-Event-ID: {}\r\n", first["id"].as_str().unwrap()));
+    let mut sse = Sse::open(
+        &house,
+        "/v1/events",
+        &format!("Last-Event-ID: {}\r\n", first["id"].as_str().unwrap()),
+    );
     assert_eq!(sse.next()["event"], "subscribed");
-    let heights: Vec<u64> = (0..3).map(|_| sse.next()["height"].as_u64().unwrap()).collect();
+    let heights: Vec<u64> = (0..3)
+        .map(|_| sse.next()["height"].as_u64().unwrap())
+        .collect();
     assert_eq!(heights, [2, 3, 4]);
     house.stage.mine(&[(1, script(1))], &[]);
     assert_eq!(sse.next()["height"], 5);
@@ -253,7 +345,11 @@ impl Socket {
         while lines.read_line(&mut line).unwrap() > 2 {
             line.clear();
         }
-        if first.contains("101") { Ok(Self(lines)) } else { Err(first) }
+        if first.contains("101") {
+            Ok(Self(lines))
+        } else {
+            Err(first)
+        }
     }
 
     fn frame(&mut self, opcode: u8, payload: &[u8]) -> bool {
@@ -308,8 +404,14 @@ impl Socket {
 
 #[test]
 fn websockets() {
-    let limits = StreamLimits { scripts: 10, message: 5000 };
-    let mut house = House::new(Settings { stream: limits, ..Settings::default() });
+    let limits = StreamLimits {
+        scripts: 10,
+        message: 5000,
+    };
+    let mut house = House::new(Settings {
+        stream: limits,
+        ..Settings::default()
+    });
     let mut socket = Socket::open(&house, "").unwrap();
     assert_eq!(socket.ask(json!({"op": "ping"}))["event"], "pong");
     let name = weft_view::script::hex(&weft_chain::script_hash(&script(1)));
@@ -317,7 +419,10 @@ fn websockets() {
     assert_eq!(told["event"], "subscribed");
     house.stage.mine(&[(1, script(1))], &[]);
     let (block, scripts) = (socket.next().unwrap(), socket.next().unwrap());
-    assert_eq!((&block["event"], &scripts["event"]), (&json!("block"), &json!("scripts")));
+    assert_eq!(
+        (&block["event"], &scripts["event"]),
+        (&json!("block"), &json!("scripts"))
+    );
     assert_eq!(scripts["scripts"][0]["script"], name);
     assert_eq!(socket.ask(json!({"op": "nothing"}))["event"], "error");
     socket.frame(2, b"\x00\xff");
@@ -343,7 +448,9 @@ fn websockets() {
 #[test]
 fn a_hundred_streams_are_told_every_block() {
     let mut house = House::new(Settings::default());
-    let mut streams: Vec<Sse> = (0..100).map(|_| Sse::open(&house, "/v1/events", "")).collect();
+    let mut streams: Vec<Sse> = (0..100)
+        .map(|_| Sse::open(&house, "/v1/events", ""))
+        .collect();
     for stream in &mut streams {
         assert_eq!(stream.next()["event"], "subscribed");
     }
@@ -351,7 +458,9 @@ fn a_hundred_streams_are_told_every_block() {
         house.stage.mine(&[(1, script(1))], &[]);
     }
     for stream in &mut streams {
-        let heights: Vec<u64> = (0..10).map(|_| stream.next()["height"].as_u64().unwrap()).collect();
+        let heights: Vec<u64> = (0..10)
+            .map(|_| stream.next()["height"].as_u64().unwrap())
+            .collect();
         assert_eq!(heights, (1..=10).collect::<Vec<_>>());
     }
 }

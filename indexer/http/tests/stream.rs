@@ -12,8 +12,15 @@ use weft_view::Bounds;
 use weft_view::script::hex as bytes_hex;
 
 fn stream(stage: &Stage) -> Stream {
-    let limits = StreamLimits { scripts: 5, message: 10_000 };
-    Stream::new(stage.view.clone(), limits, Arc::new(StreamCounters::default()))
+    let limits = StreamLimits {
+        scripts: 5,
+        message: 10_000,
+    };
+    Stream::new(
+        stage.view.clone(),
+        limits,
+        Arc::new(StreamCounters::default()),
+    )
 }
 
 fn all(stream: &mut Stream) -> Vec<Told> {
@@ -29,8 +36,12 @@ fn all(stream: &mut Stream) -> Vec<Told> {
 
 /// Kind and hash of each event about blocks.
 fn blocks(told: &[Told]) -> Vec<(&'static str, String)> {
-    let of_blocks = told.iter().filter(|t| matches!(t.event, "block" | "block_left"));
-    of_blocks.map(|t| (t.event, t.body["hash"].as_str().unwrap().to_owned())).collect()
+    let of_blocks = told
+        .iter()
+        .filter(|t| matches!(t.event, "block" | "block_left"));
+    of_blocks
+        .map(|t| (t.event, t.body["hash"].as_str().unwrap().to_owned()))
+        .collect()
 }
 
 fn came(hash: &Hash) -> (&'static str, String) {
@@ -55,23 +66,42 @@ fn begin(stage: &Stage, wish: Subscribe) -> (Stream, Vec<Told>) {
 fn blocks_transactions_and_scripts_as_they_change() {
     let mut stage = Stage::default();
     let base = stage.mine(&[(1000, script(1))], &[]).remove(0);
-    let wish = Subscribe { transactions: Some(true), scripts: vec![name(1), name(2)], ..Subscribe::default() };
+    let wish = Subscribe {
+        transactions: Some(true),
+        scripts: vec![name(1), name(2)],
+        ..Subscribe::default()
+    };
     let (mut stream, first) = begin(&stage, wish);
     assert_eq!(first[0].event, "subscribed");
-    assert_eq!(first[0].body["tip"], json!({"height": 1, "hash": hex(&stage.tip())}));
-    assert_eq!(first[0].body["scripts"][1], json!({"script": name(2), "status": null}));
+    assert_eq!(
+        first[0].body["tip"],
+        json!({"height": 1, "hash": hex(&stage.tip())})
+    );
+    assert_eq!(
+        first[0].body["scripts"][1],
+        json!({"script": name(2), "status": null})
+    );
     assert!(all(&mut stream).is_empty());
 
     let tx = transaction(&[Spend::bare(Stage::at(&base, 0))], &[(900, script(2))]);
     stage.pool(&[], std::slice::from_ref(&tx));
     let told = all(&mut stream);
-    assert_eq!(told.iter().map(|t| t.event).collect::<Vec<_>>(), ["transactions", "scripts"]);
-    assert_eq!(told[0].body["added"], json!([{"txid": hex(&tx.txid), "fee": 100, "vsize": tx.raw.len(), "value": 900}]));
+    assert_eq!(
+        told.iter().map(|t| t.event).collect::<Vec<_>>(),
+        ["transactions", "scripts"]
+    );
+    assert_eq!(
+        told[0].body["added"],
+        json!([{"txid": hex(&tx.txid), "fee": 100, "vsize": tx.raw.len(), "value": 900}])
+    );
     assert_eq!(told[1].body["scripts"].as_array().unwrap().len(), 2);
 
     stage.mine(&[(5, script(9))], std::slice::from_ref(&tx));
     let told = all(&mut stream);
-    assert_eq!(told.iter().map(|t| t.event).collect::<Vec<_>>(), ["block", "scripts"]);
+    assert_eq!(
+        told.iter().map(|t| t.event).collect::<Vec<_>>(),
+        ["block", "scripts"]
+    );
     assert_eq!(told[0].body["txids"][1], hex(&tx.txid));
     assert_eq!(told[0].body["tx_count"], 2);
 
@@ -83,10 +113,16 @@ fn blocks_transactions_and_scripts_as_they_change() {
     stage.mine(&[(6, script(9))], std::slice::from_ref(&tx));
     let told = all(&mut stream);
     assert_eq!(blocks(&told), [left(&old), came(&new), came(&stage.tip())]);
-    assert!(told.iter().all(|t| t.event != "scripts"), "not before the pool is known");
+    assert!(
+        told.iter().all(|t| t.event != "scripts"),
+        "not before the pool is known"
+    );
     stage.pool(&[], &[]);
     let told = all(&mut stream);
-    assert_eq!(told.iter().map(|t| t.event).collect::<Vec<_>>(), ["scripts"]);
+    assert_eq!(
+        told.iter().map(|t| t.event).collect::<Vec<_>>(),
+        ["scripts"]
+    );
     assert!(all(&mut stream).is_empty());
 }
 
@@ -115,32 +151,80 @@ fn whoever_comes_back_misses_nothing_and_gets_nothing_twice() {
         now.push(stage.tip());
     }
     // By its place it is told all of it.
-    let since = Subscribe { since: Some(place.clone()), scripts: vec![name(1), name(3)], ..Subscribe::default() };
+    let since = Subscribe {
+        since: Some(place.clone()),
+        scripts: vec![name(1), name(3)],
+        ..Subscribe::default()
+    };
     let (mut stream, first) = begin(&stage, since);
     assert_eq!(first.len(), 1);
     let told = all(&mut stream);
-    assert_eq!(blocks(&told), [left(&fork), came(&short), left(&short), came(&now[0]), came(&now[1])]);
+    assert_eq!(
+        blocks(&told),
+        [
+            left(&fork),
+            came(&short),
+            left(&short),
+            came(&now[0]),
+            came(&now[1])
+        ]
+    );
     stage.pool(&[], &[]);
     let told = all(&mut stream);
     let scripts = &told.iter().find(|t| t.event == "scripts").unwrap().body["scripts"];
-    assert_eq!(scripts.as_array().unwrap().len(), 1, "only the one that was touched");
+    assert_eq!(
+        scripts.as_array().unwrap().len(),
+        1,
+        "only the one that was touched"
+    );
 
     // By its last blocks it is told how to get to the chain, over any number of starts.
     let after: Vec<String> = [fork, tips[5], tips[4]].iter().map(hex).collect();
-    let (mut stream, _) = begin(&stage, Subscribe { after: after.clone(), ..Subscribe::default() });
-    assert_eq!(blocks(&all(&mut stream)), [left(&fork), came(&now[0]), came(&now[1])]);
+    let (mut stream, _) = begin(
+        &stage,
+        Subscribe {
+            after: after.clone(),
+            ..Subscribe::default()
+        },
+    );
+    assert_eq!(
+        blocks(&all(&mut stream)),
+        [left(&fork), came(&now[0]), came(&now[1])]
+    );
     assert!(all(&mut stream).is_empty());
     // A place of another start, with the block in it still on the chain.
     let (_, seq) = place.split_once('-').unwrap();
     let seq = seq.split_once('-').unwrap().0;
     let other = |block: &Hash| format!("{:016x}-{seq}-{}", 5, hex(block));
-    let (mut stream, first) = begin(&stage, Subscribe { since: Some(other(&tips[4])), transactions: Some(true), ..Subscribe::default() });
-    assert_eq!(first.iter().map(|t| t.event).collect::<Vec<_>>(), ["subscribed", "gap"]);
-    assert_eq!(blocks(&all(&mut stream)), [came(&tips[5]), came(&now[0]), came(&now[1])]);
+    let (mut stream, first) = begin(
+        &stage,
+        Subscribe {
+            since: Some(other(&tips[4])),
+            transactions: Some(true),
+            ..Subscribe::default()
+        },
+    );
+    assert_eq!(
+        first.iter().map(|t| t.event).collect::<Vec<_>>(),
+        ["subscribed", "gap"]
+    );
+    assert_eq!(
+        blocks(&all(&mut stream)),
+        [came(&tips[5]), came(&now[0]), came(&now[1])]
+    );
     // And one whose block nobody knows: it is told that it missed something.
-    let (mut stream, _) = begin(&stage, Subscribe { since: Some(other(&[7; 32])), ..Subscribe::default() });
+    let (mut stream, _) = begin(
+        &stage,
+        Subscribe {
+            since: Some(other(&[7; 32])),
+            ..Subscribe::default()
+        },
+    );
     let told = all(&mut stream);
-    assert_eq!((told[0].event, &told[0].body["missed"]), ("gap", &json!("blocks")));
+    assert_eq!(
+        (told[0].event, &told[0].body["missed"]),
+        ("gap", &json!("blocks"))
+    );
     assert_eq!(told[0].body["tip"]["hash"], hex(&stage.tip()));
     stage.mine(&[(4, script(1))], &[]);
     assert_eq!(blocks(&all(&mut stream)), [came(&stage.tip())]);
@@ -149,10 +233,18 @@ fn whoever_comes_back_misses_nothing_and_gets_nothing_twice() {
 #[test]
 fn many_blocks_at_once_are_told_one_by_one() {
     let mut stage = Stage::default();
-    let (mut stream, _) = begin(&stage, Subscribe { scripts: vec![name(3)], ..Subscribe::default() });
+    let (mut stream, _) = begin(
+        &stage,
+        Subscribe {
+            scripts: vec![name(3)],
+            ..Subscribe::default()
+        },
+    );
     stage.jump(250, &[(3, script(3))]);
     let told = all(&mut stream);
-    let want: Vec<_> = (1..=250).map(|h| came(&stage.view.header(h).unwrap().unwrap().hash)).collect();
+    let want: Vec<_> = (1..=250)
+        .map(|h| came(&stage.view.header(h).unwrap().unwrap().hash))
+        .collect();
     assert_eq!(blocks(&told), want);
     assert_eq!(told.iter().filter(|t| t.event == "scripts").count(), 1);
     stage.mine(&[(1, script(1))], &[]);
@@ -161,13 +253,23 @@ fn many_blocks_at_once_are_told_one_by_one() {
 
 #[test]
 fn a_slow_client_gets_every_block_from_the_chain() {
-    let mut stage = Stage::new(Bounds { feed: 2048, ..Bounds::default() });
+    let mut stage = Stage::new(Bounds {
+        feed: 2048,
+        ..Bounds::default()
+    });
     let mut tips = Vec::new();
     for _ in 0..3 {
         stage.mine(&[(1, script(1))], &[]);
         tips.push(stage.tip());
     }
-    let (mut stream, _) = begin(&stage, Subscribe { transactions: Some(true), scripts: vec![name(1)], ..Subscribe::default() });
+    let (mut stream, _) = begin(
+        &stage,
+        Subscribe {
+            transactions: Some(true),
+            scripts: vec![name(1)],
+            ..Subscribe::default()
+        },
+    );
     for _ in 0..3 {
         stage.mine(&[(2, script(1))], &[]);
         tips.push(stage.tip());
@@ -184,9 +286,18 @@ fn a_slow_client_gets_every_block_from_the_chain() {
     }
     stage.pool(&[], &[]);
     let told = all(&mut stream);
-    let want: Vec<_> = tips[3..].iter().rev().map(left).chain(now.iter().map(came)).collect();
+    let want: Vec<_> = tips[3..]
+        .iter()
+        .rev()
+        .map(left)
+        .chain(now.iter().map(came))
+        .collect();
     assert_eq!(blocks(&told), want);
-    assert_eq!(told.iter().filter(|t| t.event == "gap").count(), 1, "of transactions");
+    assert_eq!(
+        told.iter().filter(|t| t.event == "gap").count(),
+        1,
+        "of transactions"
+    );
     assert_eq!(told.iter().filter(|t| t.event == "scripts").count(), 1);
 }
 
@@ -196,7 +307,17 @@ fn messages_and_bounds() {
     let mut stream = stream(&stage);
     let said = |stream: &mut Stream, text: &str| stream.message(text).remove(0);
     assert_eq!(said(&mut stream, r#"{"op":"ping"}"#).event, "pong");
-    for bad in ["", "x", "{}", "[]", r#"{"op":"fly"}"#, r#"{"op":"subscribe","blocs":true}"#, r#"{"op":"subscribe","scripts":["x"]}"#, r#"{"op":"subscribe","since":"x"}"#, r#"{"op":"subscribe","after":["x"]}"#] {
+    for bad in [
+        "",
+        "x",
+        "{}",
+        "[]",
+        r#"{"op":"fly"}"#,
+        r#"{"op":"subscribe","blocs":true}"#,
+        r#"{"op":"subscribe","scripts":["x"]}"#,
+        r#"{"op":"subscribe","since":"x"}"#,
+        r#"{"op":"subscribe","after":["x"]}"#,
+    ] {
         assert_eq!(said(&mut stream, bad).event, "error", "{bad}");
     }
     assert_eq!(said(&mut stream, &" ".repeat(10_001)).event, "error");
@@ -204,12 +325,23 @@ fn messages_and_bounds() {
     let ask = |scripts: &[String]| json!({"op": "subscribe", "scripts": scripts}).to_string();
     assert_eq!(said(&mut stream, &ask(&many)).event, "error");
     assert_eq!(said(&mut stream, &ask(&many[..5])).event, "subscribed");
-    assert_eq!(said(&mut stream, &ask(&many[..5])).event, "subscribed", "the same again");
+    assert_eq!(
+        said(&mut stream, &ask(&many[..5])).event,
+        "subscribed",
+        "the same again"
+    );
     assert_eq!(said(&mut stream, &ask(&many[5..])).event, "error");
     let unsubscribe = json!({"op": "unsubscribe", "scripts": &many[..2]}).to_string();
     assert_eq!(said(&mut stream, &unsubscribe).body["scripts"], 2);
     assert_eq!(said(&mut stream, &ask(&many[5..])).event, "subscribed");
-    let address = weft_chain::address::from_script(stage.view.chain().params(), &script(1)).unwrap();
-    let told = said(&mut stream, &json!({"op": "subscribe", "scripts": [address]}).to_string());
-    assert_eq!(told.body["scripts"], json!([{"script": address, "status": Value::Null}]));
+    let address =
+        weft_chain::address::from_script(stage.view.chain().params(), &script(1)).unwrap();
+    let told = said(
+        &mut stream,
+        &json!({"op": "subscribe", "scripts": [address]}).to_string(),
+    );
+    assert_eq!(
+        told.body["scripts"],
+        json!([{"script": address, "status": Value::Null}])
+    );
 }

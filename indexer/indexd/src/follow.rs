@@ -13,8 +13,8 @@ use tracing::{info, warn};
 use weft_chain::hash::hex;
 use weft_chain::headers::{HeaderTree, locator_heights};
 use weft_chain::{Block, Chain, Hash, Header, OutPoint};
-use weft_source::{Ahead, FetchConfig, Source, SourceError, fetch};
 use weft_mempool::Incoming;
+use weft_source::{Ahead, FetchConfig, Source, SourceError, fetch};
 use weft_store::{Durability, Prepared, ScriptKey, Store};
 use weft_view::{Came, View, waiting_again};
 
@@ -122,7 +122,11 @@ impl Coming {
             height,
             header: *block.header(),
             txids: block.txids(),
-            spent: block.txs().flat_map(|tx| tx.inputs()).map(|i| i.prevout).collect(),
+            spent: block
+                .txs()
+                .flat_map(|tx| tx.inputs())
+                .map(|i| i.prevout)
+                .collect(),
         }
     }
 }
@@ -457,8 +461,17 @@ impl Follower {
         let committed = self.store.commit(durability)?;
         if let (Some(view), Some((height, hash))) = (&self.view, committed.blocks.last()) {
             let change = change.get_or_insert_with(|| view.change());
-            match self.coming.pop_front().filter(|c| together && c.height == *height) {
-                Some(Coming { header, txids, spent, .. }) => change.came(Came {
+            match self
+                .coming
+                .pop_front()
+                .filter(|c| together && c.height == *height)
+            {
+                Some(Coming {
+                    header,
+                    txids,
+                    spent,
+                    ..
+                }) => change.came(Came {
                     height: *height,
                     hash: *hash,
                     header,

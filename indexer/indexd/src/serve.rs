@@ -86,7 +86,12 @@ impl Serving {
         let gate = gate(electrum.clients());
         let server = weft_electrum::Server::new(view.clone(), electrum.settings(workers));
         for (address, tls) in [(electrum.listen, false), (electrum.tls_listen, true)] {
-            let place = Place { service: "electrum", address, tls, gate: &gate };
+            let place = Place {
+                service: "electrum",
+                address,
+                tls,
+                gate: &gate,
+            };
             let host = electrum.host();
             if let Some(listener) = serving.listen(config, &place, electrum.pair(), host)? {
                 serving.spawn(server.clone().serve(listener, stopped.clone()));
@@ -97,7 +102,12 @@ impl Serving {
         let gate = self::gate(http.clients());
         let server = weft_http::Server::new(view.clone(), http.settings(workers));
         for (address, tls) in [(http.listen, false), (http.tls_listen, true)] {
-            let place = Place { service: "http", address, tls, gate: &gate };
+            let place = Place {
+                service: "http",
+                address,
+                tls,
+                gate: &gate,
+            };
             let host = electrum.host();
             if let Some(listener) = serving.listen(config, &place, http.pair(), host)? {
                 serving.spawn(server.clone().serve(listener, stopped.clone()));
@@ -132,7 +142,11 @@ impl Serving {
                     Some(pair) => pair,
                     None => {
                         let mut hosts: Vec<String> = host.map(str::to_owned).into_iter().collect();
-                        hosts.extend(["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()]);
+                        hosts.extend([
+                            "localhost".to_owned(),
+                            "127.0.0.1".to_owned(),
+                            "::1".to_owned(),
+                        ]);
                         tls::own_pair(config.dir(), &hosts)?
                     }
                 };
@@ -193,25 +207,45 @@ impl Servers {
             [now].into_iter().chain(gate.counters.figures())
         };
         if let Some((server, gate)) = &self.electrum {
-            out.extend(server.counters().figures().into_iter().map(|f| ("electrum", f)));
+            out.extend(
+                server
+                    .counters()
+                    .figures()
+                    .into_iter()
+                    .map(|f| ("electrum", f)),
+            );
             out.extend(clients(gate).map(|f| ("electrum", f)));
         }
         if let Some((server, gate)) = &self.http {
             out.extend(server.counters().figures().into_iter().map(|f| ("http", f)));
-            out.extend(server.stream_counters().figures().into_iter().map(|f| ("http", f)));
+            out.extend(
+                server
+                    .stream_counters()
+                    .figures()
+                    .into_iter()
+                    .map(|f| ("http", f)),
+            );
             out.extend(clients(gate).map(|f| ("http", f)));
         }
         if let Some(view) = &self.view {
             let pool = view.pool();
             let figures = [
-                ("mempool_transactions", "Unconfirmed transactions.", pool.len() as u64),
+                (
+                    "mempool_transactions",
+                    "Unconfirmed transactions.",
+                    pool.len() as u64,
+                ),
                 ("mempool_bytes", "Their bytes.", pool.bytes() as u64),
                 (
                     "mempool_left_out_total",
                     "Unconfirmed transactions left out because the mempool is full.",
                     pool.left_out(),
                 ),
-                ("feed_last", "Number of the last change told.", view.feed().last()),
+                (
+                    "feed_last",
+                    "Number of the last change told.",
+                    view.feed().last(),
+                ),
             ];
             out.extend(figures.map(|(name, help, value)| ("", Figure { name, help, value })));
         }

@@ -39,7 +39,10 @@ impl Chain {
             copy(&data.join(name), &blocks.join(name));
         }
         let expected = std::fs::read(data.join("expected.json")).expect("a file");
-        let node = format!("datadir = {:?}\nrpc = \"127.0.0.1:1\"\nsource = \"files\"", dir.path());
+        let node = format!(
+            "datadir = {:?}\nrpc = \"127.0.0.1:1\"\nsource = \"files\"",
+            dir.path()
+        );
         let mut service = Service::with("bitcoin-regtest", &node);
         service.start();
         Some(Self {
@@ -50,7 +53,10 @@ impl Chain {
     }
 
     fn electrum(&self, scheme: &str, transport: &str) -> Client {
-        let place = self.service.place("electrum", transport).expect("it listens");
+        let place = self
+            .service
+            .place("electrum", transport)
+            .expect("it listens");
         let config = ConfigBuilder::new().validate_domain(false).build();
         Client::from_config(&format!("{scheme}://{place}"), config).expect("it connects")
     }
@@ -63,7 +69,10 @@ impl Chain {
     /// Coins of each script by Core's `scantxoutset`.
     fn scanned(&self) -> BTreeMap<ScriptBuf, Coins> {
         let mut out: BTreeMap<ScriptBuf, Coins> = BTreeMap::new();
-        for coin in self.expected["scan"]["unspents"].as_array().expect("a list") {
+        for coin in self.expected["scan"]["unspents"]
+            .as_array()
+            .expect("a list")
+        {
             let at = OutPoint::new(
                 coin["txid"].as_str().expect("id").parse().expect("id"),
                 coin["vout"].as_u64().expect("n") as u32,
@@ -90,19 +99,33 @@ impl Chain {
         };
         scripts
             .iter()
-            .map(|(name, s)| (name.clone(), script(s["spk"].as_str().expect("hex")), s.clone()))
+            .map(|(name, s)| {
+                (
+                    name.clone(),
+                    script(s["spk"].as_str().expect("hex")),
+                    s.clone(),
+                )
+            })
             .collect()
     }
 
     fn genesis(&self) -> CheckPoint {
-        let hash = self.expected["by_height"]["0"]["bestblock"].as_str().expect("a hash");
-        CheckPoint::new(BlockId { height: 0, hash: hash.parse().expect("a hash") })
+        let hash = self.expected["by_height"]["0"]["bestblock"]
+            .as_str()
+            .expect("a hash");
+        CheckPoint::new(BlockId {
+            height: 0,
+            hash: hash.parse().expect("a hash"),
+        })
     }
 
     /// What a wallet got: coins by script, all confirmed.
     fn check(&self, update: &SyncResponse) {
         let tip = update.chain_update.as_ref().expect("a chain");
-        assert_eq!(tip.hash().to_string(), self.expected["tip"].as_str().expect("a hash"));
+        assert_eq!(
+            tip.hash().to_string(),
+            self.expected["tip"].as_str().expect("a hash")
+        );
         let mut spent: BTreeSet<OutPoint> = BTreeSet::new();
         for tx in &update.tx_update.txs {
             spent.extend(tx.input.iter().map(|i| i.previous_output));
@@ -132,7 +155,10 @@ impl Chain {
     fn request(&self) -> SyncRequest<()> {
         let scripts = self.kinds().into_iter().map(|(_, script, _)| script);
         let all: BTreeSet<ScriptBuf> = scripts.chain(self.scanned().into_keys()).collect();
-        SyncRequest::builder().chain_tip(self.genesis()).spks(all).build()
+        SyncRequest::builder()
+            .chain_tip(self.genesis())
+            .spks(all)
+            .build()
     }
 }
 
@@ -143,12 +169,20 @@ fn copy(from: &Path, to: &Path) {
 
 #[test]
 fn electrum_client_knows_every_kind_of_script() {
-    let Some(chain) = Chain::new("electrum_client_knows_every_kind_of_script") else { return };
+    let Some(chain) = Chain::new("electrum_client_knows_every_kind_of_script") else {
+        return;
+    };
     for (scheme, transport) in [("tcp", "tcp"), ("ssl", "tls")] {
         let client = chain.electrum(scheme, transport);
         assert_eq!(client.protocol_version().expect("agreed"), "1.6");
         let tip = client.block_headers_subscribe().expect("a header");
-        assert_eq!((tip.height as u64, tip.header.block_hash().to_string()), (131, chain.expected["tip"].as_str().expect("a hash").to_owned()));
+        assert_eq!(
+            (tip.height as u64, tip.header.block_hash().to_string()),
+            (
+                131,
+                chain.expected["tip"].as_str().expect("a hash").to_owned()
+            )
+        );
         let scanned = chain.scanned();
         let mut kinds = 0;
         for (name, script, said) in chain.kinds() {
@@ -158,22 +192,38 @@ fn electrum_client_knows_every_kind_of_script() {
             let coins = client.script_list_unspent(&script).expect("coins");
             let coins: Coins = coins
                 .into_iter()
-                .map(|c| (OutPoint::new(c.tx_hash, c.tx_pos as u32), c.value, c.height as u64))
+                .map(|c| {
+                    (
+                        OutPoint::new(c.tx_hash, c.tx_pos as u32),
+                        c.value,
+                        c.height as u64,
+                    )
+                })
                 .collect();
             // `scantxoutset` was asked for what has a descriptor.
             if let Some(want) = scanned.get(&script) {
                 assert_eq!(coins, *want, "{name}");
             }
             let balance = client.script_get_balance(&script).expect("a balance");
-            assert_eq!(balance.confirmed, coins.iter().map(|c| c.1).sum::<u64>(), "{name}");
+            assert_eq!(
+                balance.confirmed,
+                coins.iter().map(|c| c.1).sum::<u64>(),
+                "{name}"
+            );
             assert_eq!(balance.unconfirmed, 0);
             let history = client.script_get_history(&script).expect("a history");
             let status = client.script_subscribe(&script).expect("a status");
             assert_eq!(status.is_none(), history.is_empty(), "{name}");
             for tx in &history {
-                let proof = client.transaction_get_merkle(&tx.tx_hash, tx.height as usize).expect("a proof");
+                let proof = client
+                    .transaction_get_merkle(&tx.tx_hash, tx.height as usize)
+                    .expect("a proof");
                 let header = client.block_header(tx.height as usize).expect("a header");
-                assert!(bdk_electrum::electrum_client::utils::validate_merkle_proof(&tx.tx_hash, &header.merkle_root, &proof));
+                assert!(bdk_electrum::electrum_client::utils::validate_merkle_proof(
+                    &tx.tx_hash,
+                    &header.merkle_root,
+                    &proof
+                ));
                 let full = client.transaction_get(&tx.tx_hash).expect("bytes");
                 assert_eq!(full.compute_txid(), tx.tx_hash);
             }
@@ -187,13 +237,18 @@ fn electrum_client_knows_every_kind_of_script() {
         let headers = client.block_headers(0, 200).expect("headers");
         assert_eq!(headers.headers.len(), 132);
         client.ping().expect("an answer");
-        assert_eq!(client.server_features().expect("features").protocol_max, "1.6");
+        assert_eq!(
+            client.server_features().expect("features").protocol_max,
+            "1.6"
+        );
     }
 }
 
 #[test]
 fn bdk_electrum_syncs_to_what_core_has() {
-    let Some(chain) = Chain::new("bdk_electrum_syncs_to_what_core_has") else { return };
+    let Some(chain) = Chain::new("bdk_electrum_syncs_to_what_core_has") else {
+        return;
+    };
     let client = BdkElectrumClient::new(chain.electrum("tcp", "tcp"));
     let update = client.sync(chain.request(), 20, true).expect("it syncs");
     chain.check(&update);
@@ -201,7 +256,9 @@ fn bdk_electrum_syncs_to_what_core_has() {
 
 #[test]
 fn bdk_esplora_syncs_to_what_core_has() {
-    let Some(chain) = Chain::new("bdk_esplora_syncs_to_what_core_has") else { return };
+    let Some(chain) = Chain::new("bdk_esplora_syncs_to_what_core_has") else {
+        return;
+    };
     let client = chain.esplora();
     let update = client.sync(chain.request(), 2).expect("it syncs");
     chain.check(&update);
@@ -209,21 +266,56 @@ fn bdk_esplora_syncs_to_what_core_has() {
     assert_eq!(client.get_height().expect("a height"), 131);
     let tip = client.get_tip_hash().expect("a hash");
     assert_eq!(client.get_block_hash(131).expect("a hash"), tip);
-    assert!(client.get_block_status(&tip).expect("a status").in_best_chain);
-    assert_eq!(client.get_header_by_hash(&tip).expect("a header").block_hash(), tip);
-    let block = client.get_block_by_hash(&tip).expect("a block").expect("it is there");
+    assert!(
+        client
+            .get_block_status(&tip)
+            .expect("a status")
+            .in_best_chain
+    );
+    assert_eq!(
+        client
+            .get_header_by_hash(&tip)
+            .expect("a header")
+            .block_hash(),
+        tip
+    );
+    let block = client
+        .get_block_by_hash(&tip)
+        .expect("a block")
+        .expect("it is there");
     let info = client.get_block_info(&tip).expect("a block");
-    assert_eq!((info.weight.to_wu(), info.tx_count as usize), (block.weight().to_wu(), block.txdata.len()));
-    assert_eq!(client.get_block_txids(&tip).expect("ids").len(), block.txdata.len());
+    assert_eq!(
+        (info.weight.to_wu(), info.tx_count as usize),
+        (block.weight().to_wu(), block.txdata.len())
+    );
+    assert_eq!(
+        client.get_block_txids(&tip).expect("ids").len(),
+        block.txdata.len()
+    );
     assert_eq!(client.get_block_infos(None).expect("blocks").len(), 10);
-    let fan: Txid = chain.expected["fan_txid"].as_str().expect("id").parse().expect("id");
-    let tx = client.get_tx(&fan).expect("a transaction").expect("it is there");
-    let shown = client.get_tx_info(&fan).expect("a transaction").expect("it is there");
+    let fan: Txid = chain.expected["fan_txid"]
+        .as_str()
+        .expect("id")
+        .parse()
+        .expect("id");
+    let tx = client
+        .get_tx(&fan)
+        .expect("a transaction")
+        .expect("it is there");
+    let shown = client
+        .get_tx_info(&fan)
+        .expect("a transaction")
+        .expect("it is there");
     assert_eq!(shown.vout.len(), tx.output.len());
     assert!(shown.status.confirmed && shown.fee.to_sat() > 0);
-    let proof = client.get_merkle_block(&fan).expect("a proof").expect("it is there");
+    let proof = client
+        .get_merkle_block(&fan)
+        .expect("a proof")
+        .expect("it is there");
     let (mut found, mut at) = (Vec::new(), Vec::new());
-    proof.extract_matches(&mut found, &mut at).expect("a right proof");
+    proof
+        .extract_matches(&mut found, &mut at)
+        .expect("a right proof");
     assert_eq!(found, [fan]);
     assert!(client.get_merkle_proof(&fan).expect("a proof").is_some());
     // Who spent each output, by the blocks themselves.
@@ -232,10 +324,18 @@ fn bdk_esplora_syncs_to_what_core_has() {
         .tx_update
         .txs
         .iter()
-        .flat_map(|tx| tx.input.iter().map(|i| (i.previous_output, tx.compute_txid())))
+        .flat_map(|tx| {
+            tx.input
+                .iter()
+                .map(|i| (i.previous_output, tx.compute_txid()))
+        })
         .collect();
     for (vout, spend) in (0..).zip(&spends) {
-        assert_eq!(spend.txid, spent.get(&OutPoint::new(fan, vout)).copied(), "output {vout}");
+        assert_eq!(
+            spend.txid,
+            spent.get(&OutPoint::new(fan, vout)).copied(),
+            "output {vout}"
+        );
     }
     assert!(spends.iter().any(|s| s.spent) && spends.iter().any(|s| !s.spent));
     for (_, script, _) in chain.kinds() {
@@ -244,10 +344,16 @@ fn bdk_esplora_syncs_to_what_core_has() {
         let history = client.scripthash_txs(&script, None).expect("transactions");
         let sums = &stats.chain_stats;
         if !script.is_op_return() && script.len() <= 10_000 {
-            assert_eq!(u64::from(sums.funded_txo_count) - u64::from(sums.spent_txo_count), coins.len() as u64);
+            assert_eq!(
+                u64::from(sums.funded_txo_count) - u64::from(sums.spent_txo_count),
+                coins.len() as u64
+            );
         }
         assert_eq!(history.is_empty(), sums.tx_count == 0);
     }
     assert_eq!(client.get_mempool_stats().expect("sums").count, 0);
-    assert!(client.get_fee_estimates().expect("fees").is_empty(), "there is no node");
+    assert!(
+        client.get_fee_estimates().expect("fees").is_empty(),
+        "there is no node"
+    );
 }

@@ -24,7 +24,10 @@ use weft_chain::script_hash;
 const NETWORK: &str = "litecoin-regtest";
 
 fn number(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(otherwise)
+    std::env::var(name)
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(otherwise)
 }
 
 fn sats(amount: &Value) -> u64 {
@@ -52,9 +55,16 @@ impl Live {
 
     fn address(&mut self) -> String {
         if self.addresses.len() > 40 || self.addresses.len() > 8 && self.rng.random_bool(0.6) {
-            return self.addresses.choose(&mut self.rng).expect("some").0.clone();
+            return self
+                .addresses
+                .choose(&mut self.rng)
+                .expect("some")
+                .0
+                .clone();
         }
-        let kind = *["legacy", "p2sh-segwit", "bech32"].choose(&mut self.rng).expect("some");
+        let kind = *["legacy", "p2sh-segwit", "bech32"]
+            .choose(&mut self.rng)
+            .expect("some");
         let address = self.node.rpc("getnewaddress", json!(["", kind]));
         let address = address.as_str().expect("an address").to_owned();
         let script = weft_chain::address::to_script(chain(NETWORK).params(), &address);
@@ -65,7 +75,11 @@ impl Live {
     }
 
     fn best(&self) -> String {
-        self.node.rpc("getbestblockhash", json!([])).as_str().expect("a hash").to_owned()
+        self.node
+            .rpc("getbestblockhash", json!([]))
+            .as_str()
+            .expect("a hash")
+            .to_owned()
     }
 
     fn step(&mut self) {
@@ -98,7 +112,11 @@ impl Live {
                 self.did("minings");
             }
             85..93 => {
-                let height = self.node.rpc("getblockcount", json!([])).as_u64().expect("a count");
+                let height = self
+                    .node
+                    .rpc("getblockcount", json!([]))
+                    .as_u64()
+                    .expect("a count");
                 let deep = match self.rng.random_bool(0.2) {
                     true => self.rng.random_range(20..121),
                     false => self.rng.random_range(1..8),
@@ -155,7 +173,8 @@ impl Live {
                 serde_json::from_value(service.get("/mempool/txids")?).expect("ids");
             have.sort();
             // The tip again: pool and chain belong together.
-            (tip == best && have == want && service.get_text("/blocks/tip/hash")? == best).then_some(())
+            (tip == best && have == want && service.get_text("/blocks/tip/hash")? == best)
+                .then_some(())
         });
     }
 
@@ -187,7 +206,10 @@ impl Live {
         for txid in pool.as_array().expect("a list") {
             let tx = self.node.rpc("getrawtransaction", json!([txid, true]));
             for input in tx["vin"].as_array().expect("a list") {
-                spent.insert((input["txid"].as_str().expect("id").to_owned(), input["vout"].as_u64().expect("n")));
+                spent.insert((
+                    input["txid"].as_str().expect("id").to_owned(),
+                    input["vout"].as_u64().expect("n"),
+                ));
             }
             for output in tx["vout"].as_array().expect("a list") {
                 let script = unhex(output["scriptPubKey"]["hex"].as_str().expect("hex"));
@@ -227,19 +249,30 @@ impl Live {
                 .iter()
                 .map(|c| {
                     let id = c["tx_hash"].as_str().expect("id").to_owned();
-                    (id, c["tx_pos"].as_u64().expect("n"), c["value"].as_u64().expect("n"))
+                    (
+                        id,
+                        c["tx_pos"].as_u64().expect("n"),
+                        c["value"].as_u64().expect("n"),
+                    )
                 })
                 .collect();
             assert_eq!(coins, *with_pool, "{address}");
             for (query, want) in [("", with_pool), ("?mempool=false", chain)] {
-                let coins = self.service.get(&format!("/address/{address}/utxo{query}")).expect("coins");
+                let coins = self
+                    .service
+                    .get(&format!("/address/{address}/utxo{query}"))
+                    .expect("coins");
                 let coins: Coins = coins
                     .as_array()
                     .expect("a list")
                     .iter()
                     .map(|c| {
                         let id = c["txid"].as_str().expect("id").to_owned();
-                        (id, c["vout"].as_u64().expect("n"), c["value"].as_u64().expect("n"))
+                        (
+                            id,
+                            c["vout"].as_u64().expect("n"),
+                            c["value"].as_u64().expect("n"),
+                        )
                     })
                     .collect();
                 assert_eq!(coins, *want, "{address} {query}");
@@ -249,16 +282,30 @@ impl Live {
             let want = status_of(&history);
             self.electrum.wait_for_status(name, &want);
         }
-        let some: Vec<_> = self.addresses.choose_multiple(&mut self.rng, 4).cloned().collect();
+        let some: Vec<_> = self
+            .addresses
+            .choose_multiple(&mut self.rng, 4)
+            .cloned()
+            .collect();
         for (address, name) in some {
-            let stats = self.service.get(&format!("/address/{address}")).expect("sums");
+            let stats = self
+                .service
+                .get(&format!("/address/{address}"))
+                .expect("sums");
             let left = |sums: &Value| {
-                sums["funded_txo_sum"].as_i64().expect("n") - sums["spent_txo_sum"].as_i64().expect("n")
+                sums["funded_txo_sum"].as_i64().expect("n")
+                    - sums["spent_txo_sum"].as_i64().expect("n")
             };
             let (chain, with_pool) = &truth[&name];
             assert_eq!(left(&stats["chain_stats"]), sum(chain));
-            assert_eq!(left(&stats["chain_stats"]) + left(&stats["mempool_stats"]), sum(with_pool));
-            let page = self.service.get(&format!("/address/{address}/txs")).expect("transactions");
+            assert_eq!(
+                left(&stats["chain_stats"]) + left(&stats["mempool_stats"]),
+                sum(with_pool)
+            );
+            let page = self
+                .service
+                .get(&format!("/address/{address}/txs"))
+                .expect("transactions");
             for tx in page.as_array().expect("a list").iter().take(3) {
                 self.same_transaction(tx);
             }
@@ -271,7 +318,10 @@ impl Live {
     /// A transaction as Esplora shows it has the node's bytes, and fees that add up.
     fn same_transaction(&self, tx: &Value) {
         let txid = tx["txid"].as_str().expect("id");
-        let raw = self.service.get_text(&format!("/tx/{txid}/hex")).expect("bytes");
+        let raw = self
+            .service
+            .get_text(&format!("/tx/{txid}/hex"))
+            .expect("bytes");
         let block = &tx["status"]["block_hash"];
         let params = match block.is_null() {
             true => json!([txid]),
@@ -279,7 +329,11 @@ impl Live {
         };
         assert_eq!(self.node.rpc("getrawtransaction", params), raw);
         let sum = |list: &Value, of: &dyn Fn(&Value) -> Option<i64>| {
-            list.as_array().expect("a list").iter().map(of).sum::<Option<i64>>()
+            list.as_array()
+                .expect("a list")
+                .iter()
+                .map(of)
+                .sum::<Option<i64>>()
         };
         let had = sum(&tx["vin"], &|input| input["prevout"]["value"].as_i64());
         let paid = sum(&tx["vout"], &|output| output["value"].as_i64()).expect("values");
@@ -324,13 +378,19 @@ fn wallets_are_told_what_the_node_knows() {
         steps += 1;
     }
     println!("{steps} comparisons after {:?}", live.did);
-    println!("{} blocks told, {} left", live.events.came(), live.events.left());
+    println!(
+        "{} blocks told, {} left",
+        live.events.came(),
+        live.events.left()
+    );
 }
 
 #[test]
 fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
     let test = "a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes";
-    let Some(node) = Node::start(test, &[]) else { return };
+    let Some(node) = Node::start(test, &[]) else {
+        return;
+    };
     node.mine(103);
     let mut service = Service::new(NETWORK, &node);
     service.start();
@@ -338,7 +398,10 @@ fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
     let to = node.address();
     let script = weft_chain::address::to_script(chain(NETWORK).params(), &to).expect("an address");
     let name = hex(&script_hash(&script));
-    assert_eq!(electrum.ask("blockchain.scripthash.subscribe", json!([name])), Value::Null);
+    assert_eq!(
+        electrum.ask("blockchain.scripthash.subscribe", json!([name])),
+        Value::Null
+    );
     let sign = |amount: f64| {
         let raw = node.rpc("createrawtransaction", json!([[], {&to: amount}]));
         let funded = node.rpc("fundrawtransaction", json!([raw]));
@@ -353,7 +416,10 @@ fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
     });
     assert_eq!(history[0]["tx_hash"], txid);
     assert_eq!(history[0]["height"], 0);
-    assert_eq!(electrum.ask("blockchain.transaction.get", json!([txid])), raw);
+    assert_eq!(
+        electrum.ask("blockchain.transaction.get", json!([txid])),
+        raw
+    );
     node.mine(1);
     let raw = sign(0.5);
     let answer = service.post("/tx", &raw);
@@ -361,22 +427,40 @@ fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
     assert!(from_hex(&answer.1).is_some());
     // What the node refuses comes back with its words.
     let refused = service.post("/tx", &format!("{}00", &raw[..raw.len() - 2]));
-    assert!(refused.0 == 400 && refused.1.contains("code"), "{refused:?}");
+    assert!(
+        refused.0 == 400 && refused.1.contains("code"),
+        "{refused:?}"
+    );
     let failed = electrum.fail("blockchain.transaction.broadcast", json!(["00"]));
     assert_eq!(failed["code"], 1, "{failed}");
     // This node is older than packages.
-    assert_eq!(service.post("/txs/package", &json!([raw]).to_string()).0, 400);
+    assert_eq!(
+        service.post("/txs/package", &json!([raw]).to_string()).0,
+        400
+    );
     let relay = electrum.ask("blockchain.relayfee", json!([]));
     assert_eq!(relay, node.rpc("getnetworkinfo", json!([]))["relayfee"]);
-    assert_eq!(electrum.ask("blockchain.estimatefee", json!([2])), -1, "a young chain has no estimates");
+    assert_eq!(
+        electrum.ask("blockchain.estimatefee", json!([2])),
+        -1,
+        "a young chain has no estimates"
+    );
     assert_eq!(service.get("/fee-estimates").expect("fees"), json!({}));
     let mempool = service.get("/mempool").expect("sums");
     let info = node.rpc("getmempoolinfo", json!([]));
-    assert_eq!((&mempool["count"], &mempool["vsize"]), (&info["size"], &info["bytes"]));
-    assert_eq!(service.get("/mempool/recent").expect("a list")[0]["txid"], answer.1.as_str());
+    assert_eq!(
+        (&mempool["count"], &mempool["vsize"]),
+        (&info["size"], &info["bytes"])
+    );
+    assert_eq!(
+        service.get("/mempool/recent").expect("a list")[0]["txid"],
+        answer.1.as_str()
+    );
     // Blocks as the node shows them.
     for height in [0, 1, 100, 104] {
-        let hash = service.get_text(&format!("/block-height/{height}")).expect("a hash");
+        let hash = service
+            .get_text(&format!("/block-height/{height}"))
+            .expect("a hash");
         let ours = service.get(&format!("/block/{hash}")).expect("a block");
         let theirs = node.rpc("getblock", json!([hash]));
         for (our, their) in [
@@ -393,17 +477,41 @@ fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
         ] {
             assert_eq!(ours[our], theirs[their], "{our} of block {height}");
         }
-        assert_eq!(service.get_text(&format!("/block/{hash}/header")), node.rpc("getblockheader", json!([hash, false])).as_str().map(str::to_owned));
+        assert_eq!(
+            service.get_text(&format!("/block/{hash}/header")),
+            node.rpc("getblockheader", json!([hash, false]))
+                .as_str()
+                .map(str::to_owned)
+        );
         let txid = theirs["tx"][0].as_str().expect("an id");
-        let proof = service.get_text(&format!("/tx/{txid}/merkleblock-proof")).expect("a proof");
+        let proof = service
+            .get_text(&format!("/tx/{txid}/merkleblock-proof"))
+            .expect("a proof");
         assert_eq!(node.rpc("verifytxoutproof", json!([proof])), json!([txid]));
     }
     // What listens is in the status, what is counted in the metrics.
     let status = service.status();
-    let kinds: Vec<_> = status["service"]["listening"].as_array().expect("a list").iter().map(|l| (l["service"].clone(), l["transport"].clone())).collect();
-    assert_eq!(kinds, [(json!("electrum"), json!("tcp")), (json!("electrum"), json!("tls")), (json!("http"), json!("tcp")), (json!("metrics"), json!("tcp"))]);
+    let kinds: Vec<_> = status["service"]["listening"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|l| (l["service"].clone(), l["transport"].clone()))
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            (json!("electrum"), json!("tcp")),
+            (json!("electrum"), json!("tls")),
+            (json!("http"), json!("tcp")),
+            (json!("metrics"), json!("tcp"))
+        ]
+    );
     let metrics = service.metrics();
-    for name in ["weft_index_electrum_requests_total{server=\"electrum\"}", "weft_index_clients{server=\"http\"}", "weft_index_mempool_transactions "] {
+    for name in [
+        "weft_index_electrum_requests_total{server=\"electrum\"}",
+        "weft_index_clients{server=\"http\"}",
+        "weft_index_mempool_transactions ",
+    ] {
         assert!(metrics.contains(name), "{name} is not in\n{metrics}");
     }
 }
@@ -411,7 +519,9 @@ fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
 /// How long after the node has a block its subscriber is told.
 #[test]
 fn a_tip_is_told_soon() {
-    let Some(node) = Node::start("a_tip_is_told_soon", &[]) else { return };
+    let Some(node) = Node::start("a_tip_is_told_soon", &[]) else {
+        return;
+    };
     node.mine(110);
     let mut service = Service::new(NETWORK, &node);
     service.start();
@@ -420,7 +530,9 @@ fn a_tip_is_told_soon() {
     let client = node.client(Duration::from_secs(20));
     let mut times = Vec::new();
     for _ in 0..number("WEFT_TIPS", 20) {
-        let hash: Value = client.call("generatetoaddress", json!([1, address])).expect("a block");
+        let hash: Value = client
+            .call("generatetoaddress", json!([1, address]))
+            .expect("a block");
         // The answer comes when the node has the block; the notification may be there already.
         let had = Instant::now();
         let told = electrum.wait_for_tip(hash[0].as_str().expect("a hash"));

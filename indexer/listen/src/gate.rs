@@ -128,7 +128,10 @@ mod tests {
 
     #[test]
     fn both_bounds_hold_and_room_comes_back() {
-        let gate = Gate::new(Limits { clients: 3, per_address: 2 });
+        let gate = Gate::new(Limits {
+            clients: 3,
+            per_address: 2,
+        });
         let a: IpAddr = "10.0.0.1".parse().unwrap();
         let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
         let (first, second) = (gate.enter(a).unwrap(), gate.enter(mapped).unwrap());

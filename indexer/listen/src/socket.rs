@@ -59,7 +59,9 @@ pub struct Accepted {
 
 impl std::fmt::Debug for Accepted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accepted").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Accepted")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +99,13 @@ impl Listener {
             let _ = tcp.set_nodelay(true);
             if let Ok(pass) = self.gate.enter(peer.ip()) {
                 let (tls, gate) = (self.tls.clone(), self.gate.clone());
-                return Accepted { tcp, tls, gate, pass, peer };
+                return Accepted {
+                    tcp,
+                    tls,
+                    gate,
+                    pass,
+                    peer,
+                };
             }
         }
     }

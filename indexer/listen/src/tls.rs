@@ -101,7 +101,10 @@ pub fn acceptor(pair: &Pair) -> Result<TlsAcceptor, TlsError> {
             .collect::<Result<_, _>>()
             .map_err(|e| content(&pair.certificate, e.to_string()))?;
     if chain.is_empty() {
-        return Err(content(&pair.certificate, "it holds no certificate".to_owned()));
+        return Err(content(
+            &pair.certificate,
+            "it holds no certificate".to_owned(),
+        ));
     }
     let key = PrivateKeyDer::from_pem_slice(&read(&pair.key)?)
         .map_err(|e| content(&pair.key, format!("it holds no key: {e}")))?;
@@ -136,7 +139,10 @@ mod tests {
         assert_eq!(fs::read(&pair.key).unwrap(), before);
         fs::write(&pair.certificate, "nothing").unwrap();
         let said = acceptor(&pair).err().unwrap().to_string();
-        assert!(said.contains("tls-cert.pem") && said.contains("no certificate"), "{said}");
+        assert!(
+            said.contains("tls-cert.pem") && said.contains("no certificate"),
+            "{said}"
+        );
         fs::remove_file(&pair.certificate).unwrap();
         let said = acceptor(&pair).err().unwrap().to_string();
         assert!(said.contains("tls-cert.pem"), "{said}");

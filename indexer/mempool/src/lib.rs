@@ -233,7 +233,9 @@ impl Mempool {
             self.children.entry(*parent).or_default().insert(id);
         }
         let paid: u64 = view.outputs().map(|o| o.value).fold(0, u64::saturating_add);
-        let had = spent.iter().try_fold(0u64, |sum, f| sum.checked_add(f.as_ref()?.value));
+        let had = spent
+            .iter()
+            .try_fold(0u64, |sum, f| sum.checked_add(f.as_ref()?.value));
         let counted = || had.and_then(|had| had.checked_sub(paid));
         let fee = incoming.fee.or_else(counted).unwrap_or(0);
         let weighed = || view.weight().div_ceil(4) as u64;

@@ -25,7 +25,10 @@ fn script(n: u8) -> Vec<u8> {
 /// The coins of the chain: any output of an id that is all of one byte.
 fn coin(at: &OutPoint) -> Option<(u64, Vec<u8>)> {
     let first = at.txid[0];
-    at.txid.iter().all(|b| *b == first).then(|| (1_000_000, script(first)))
+    at.txid
+        .iter()
+        .all(|b| *b == first)
+        .then(|| (1_000_000, script(first)))
 }
 
 /// Recounts everything the pool says.
@@ -39,28 +42,44 @@ fn check(pool: &Mempool) {
         fees += entry.fee;
         let mut parents = BTreeSet::new();
         for (input, funding) in entry.tx().inputs().iter().zip(&entry.spent) {
-            assert_eq!(spenders.insert(input.prevout, *id), None, "two spend one coin");
+            assert_eq!(
+                spenders.insert(input.prevout, *id),
+                None,
+                "two spend one coin"
+            );
             if all.contains_key(&input.prevout.txid) {
                 parents.insert(input.prevout.txid);
             }
             if let Some(funding) = funding {
-                by_script.entry(funding.script_hash).or_default().insert(*id);
+                by_script
+                    .entry(funding.script_hash)
+                    .or_default()
+                    .insert(*id);
             }
         }
         assert_eq!(*entry.parents(), parents);
         for output in entry.tx().outputs() {
-            by_script.entry(script_hash(output.script)).or_default().insert(*id);
+            by_script
+                .entry(script_hash(output.script))
+                .or_default()
+                .insert(*id);
         }
     }
-    assert_eq!((pool.len(), pool.bytes(), pool.vsize(), pool.fees()), (all.len(), bytes, vsize, fees));
+    assert_eq!(
+        (pool.len(), pool.bytes(), pool.vsize(), pool.fees()),
+        (all.len(), bytes, vsize, fees)
+    );
     for (at, id) in &spenders {
         assert_eq!(pool.spender(at), Some(id));
     }
     for (script, ids) in &by_script {
         let theirs: BTreeSet<Hash> = pool.of_script(script).map(|(id, _)| *id).collect();
         assert_eq!(theirs, *ids);
-        let unspent: BTreeSet<OutPoint> =
-            pool.unspent_of_script(script).into_iter().map(|(at, _)| at).collect();
+        let unspent: BTreeSet<OutPoint> = pool
+            .unspent_of_script(script)
+            .into_iter()
+            .map(|(at, _)| at)
+            .collect();
         let mut want = BTreeSet::new();
         for (id, entry) in &all {
             for (vout, output) in (0..).zip(entry.tx().outputs()) {
@@ -180,7 +199,10 @@ fn a_replacement_takes_all_that_hangs_on_it_along() {
     let changes = pool.apply(&[], [&child, &other, &parent].map(incoming).to_vec(), coin);
     assert_eq!(changes.added.len(), 3);
     assert!(pool.get(&child.txid).unwrap().has_unconfirmed_inputs());
-    assert_eq!(pool.balance_change(&script_hash(&script(1))), (900, 1_000_900));
+    assert_eq!(
+        pool.balance_change(&script_hash(&script(1))),
+        (900, 1_000_900)
+    );
     let instead = transaction(&[at([1; 32], 0)], &[(500, script(1))]);
     let changes = pool.apply(&[], vec![incoming(&instead)], coin);
     let removed: BTreeSet<Hash> = changes.removed.iter().copied().collect();
@@ -188,8 +210,17 @@ fn a_replacement_takes_all_that_hangs_on_it_along() {
     assert_eq!(changes.added, [instead.txid]);
     check(&pool);
     // A block with yet another spend of the coin.
-    let changes = pool.confirm(&[[9; 32]], &[OutPoint { txid: [1; 32], vout: 0 }]);
-    assert_eq!((changes.removed, changes.confirmed), (vec![instead.txid], vec![]));
+    let changes = pool.confirm(
+        &[[9; 32]],
+        &[OutPoint {
+            txid: [1; 32],
+            vout: 0,
+        }],
+    );
+    assert_eq!(
+        (changes.removed, changes.confirmed),
+        (vec![instead.txid], vec![])
+    );
     assert_eq!(pool.recent().next().unwrap().txid, instead.txid);
     check(&pool);
 }
@@ -197,12 +228,33 @@ fn a_replacement_takes_all_that_hangs_on_it_along() {
 #[test]
 fn a_parent_that_comes_back_finds_its_child() {
     let mut pool = Mempool::new();
-    let parent = transaction(&[Spend::bare(OutPoint { txid: [1; 32], vout: 0 })], &[(900, script(1))]);
-    let child = transaction(&[Spend::bare(OutPoint { txid: parent.txid, vout: 0 })], &[(800, script(3))]);
+    let parent = transaction(
+        &[Spend::bare(OutPoint {
+            txid: [1; 32],
+            vout: 0,
+        })],
+        &[(900, script(1))],
+    );
+    let child = transaction(
+        &[Spend::bare(OutPoint {
+            txid: parent.txid,
+            vout: 0,
+        })],
+        &[(800, script(3))],
+    );
     pool.apply(&[], vec![incoming(&parent), incoming(&child)], coin);
-    let changes = pool.confirm(&[parent.txid], &[OutPoint { txid: [1; 32], vout: 0 }]);
+    let changes = pool.confirm(
+        &[parent.txid],
+        &[OutPoint {
+            txid: [1; 32],
+            vout: 0,
+        }],
+    );
     assert_eq!(changes.confirmed, [parent.txid]);
-    assert!(changes.scripts.contains(&script_hash(&script(3))), "its child is no longer chained");
+    assert!(
+        changes.scripts.contains(&script_hash(&script(3))),
+        "its child is no longer chained"
+    );
     assert!(!pool.get(&child.txid).unwrap().has_unconfirmed_inputs());
     // The block leaves.
     let changes = pool.apply(&[], vec![incoming(&parent)], coin);

@@ -120,12 +120,7 @@ pub trait Source: Debug + Send + Sync {
 
     /// Bytes of a block from `offset` on, `len` of them, where the source can give them without
     /// the whole block. Whether they are what was asked for is for the caller to check.
-    fn part(
-        &self,
-        _block: &Hash,
-        _offset: u32,
-        _len: u32,
-    ) -> Result<Option<Vec<u8>>, SourceError> {
+    fn part(&self, _block: &Hash, _offset: u32, _len: u32) -> Result<Option<Vec<u8>>, SourceError> {
         Ok(None)
     }
 

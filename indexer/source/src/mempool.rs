@@ -71,7 +71,10 @@ impl MempoolAsker {
             why,
         };
         let mut first = client
-            .batch(&[("getbestblockhash", json!([])), ("getmempoolinfo", json!([]))])?
+            .batch(&[
+                ("getbestblockhash", json!([])),
+                ("getmempoolinfo", json!([])),
+            ])?
             .into_iter();
         let (Some(tip), Some(info)) = (first.next(), first.next()) else {
             return Ok(None);

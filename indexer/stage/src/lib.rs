@@ -115,7 +115,9 @@ impl Stage {
         let block = Block::parse_checked(self.chain, raw).expect("a block");
         let height = self.store.tip().map_or(0, |tip| tip.height + 1);
         let prepared = self.store.preparer().prepare(self.chain, &block, height);
-        self.store.apply(prepared.expect("it is prepared")).expect("it is applied");
+        self.store
+            .apply(prepared.expect("it is prepared"))
+            .expect("it is applied");
         let mut change = self.view.change();
         let committed = self.store.commit(Durability::Log).expect("it is written");
         let inputs = block.txs().flat_map(|tx| tx.inputs());
@@ -149,7 +151,9 @@ impl Stage {
             file.write_all(&record).expect("it is written");
             let block = Block::parse_checked(self.chain, raw).expect("a block");
             let prepared = self.store.preparer().prepare(self.chain, &block, height);
-            self.store.apply(prepared.expect("it is prepared")).expect("it is applied");
+            self.store
+                .apply(prepared.expect("it is prepared"))
+                .expect("it is applied");
             self.blocks.push(block);
         }
         self.store.commit(Durability::Files).expect("it is written");
@@ -165,7 +169,13 @@ impl Stage {
         let txids = self.store.reader().block_txids(height).expect("ids");
         let undone = self.store.undo().expect("it is undone").expect("a block");
         let back = weft_view::waiting_again(self.chain, &block);
-        change.left(height, undone.hash, txids.unwrap_or_default(), undone.scripts, back);
+        change.left(
+            height,
+            undone.hash,
+            txids.unwrap_or_default(),
+            undone.scripts,
+            back,
+        );
     }
 
     /// Changes the pool, as a node at the same tip would.

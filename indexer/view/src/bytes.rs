@@ -76,7 +76,12 @@ impl View {
     }
 
     fn fetch(&self, txid: &Hash, at: &TxPlace, block: &Hash) -> Result<Vec<u8>> {
-        let node = self.0.node.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let node = self
+            .0
+            .node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let right = |raw: &Vec<u8>| Parts::parse(raw).is_ok_and(|p| p.txid == *txid);
         let mut why = "no source of blocks is connected".to_owned();
         if let Some(source) = &node.source {
@@ -118,7 +123,12 @@ impl View {
 
     /// The bytes of a whole block.
     pub fn block_bytes(&self, block: &Hash) -> Result<Vec<u8>> {
-        let node = self.0.node.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let node = self
+            .0
+            .node
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let source = node.source.ok_or(Error::NoNode)?;
         Ok(self.block_from(source.as_ref(), block)?)
     }
@@ -157,7 +167,10 @@ mod tests {
             let mut id = [0; 32];
             id[..4].copy_from_slice(&n.to_le_bytes());
             cache.put(id, vec![0; 1000].into());
-            assert!(cache.get(&[0; 32]).is_some(), "it was asked for all the time");
+            assert!(
+                cache.get(&[0; 32]).is_some(),
+                "it was asked for all the time"
+            );
             assert!(cache.young.len() + cache.old.len() <= 101);
         }
         cache.put([9; 32], vec![0; 1 << 20].into());

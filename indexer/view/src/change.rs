@@ -75,7 +75,11 @@ impl View {
                     txid: *id,
                     fee: entry.fee,
                     vsize: entry.vsize,
-                    value: entry.tx().outputs().map(|o| o.value).fold(0, u64::saturating_add),
+                    value: entry
+                        .tx()
+                        .outputs()
+                        .map(|o| o.value)
+                        .fold(0, u64::saturating_add),
                 })
                 .collect();
             (changes, added)

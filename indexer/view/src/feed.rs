@@ -204,7 +204,11 @@ mod tests {
         assert_eq!(kept, (21..=30).collect::<Vec<_>>());
         assert_eq!(
             feed.after(19, 99).unwrap_err(),
-            Missed { after: 19, first: 21, last: 30 }
+            Missed {
+                after: 19,
+                first: 21,
+                last: 30
+            }
         );
         assert_eq!(feed.after(25, 2).unwrap().len(), 2);
         assert!(feed.after(30, 9).unwrap().is_empty());

@@ -108,19 +108,29 @@ mod tests {
     #[test]
     fn parts_make_the_same_tree() {
         for total in [PART + 1, PART + 7, 2 * PART, 3 * PART - 1, 5 * PART + 1234] {
-            let leaves: Vec<Hash> = (0..total).map(|n| {
-                let mut leaf = [7; 32];
-                leaf[..4].copy_from_slice(&n.to_le_bytes());
-                leaf
-            }).collect();
-            let parts: Vec<Vec<Hash>> = leaves.chunks(PART as usize).map(<[Hash]>::to_vec).collect();
+            let leaves: Vec<Hash> = (0..total)
+                .map(|n| {
+                    let mut leaf = [7; 32];
+                    leaf[..4].copy_from_slice(&n.to_le_bytes());
+                    leaf
+                })
+                .collect();
+            let parts: Vec<Vec<Hash>> =
+                leaves.chunks(PART as usize).map(<[Hash]>::to_vec).collect();
             let roots: Vec<Hash> = parts.iter().map(|p| climb(p.clone(), 0).1).collect();
-            assert_eq!(merkle::root(roots.clone()).0, merkle::root(leaves.clone()).0);
+            assert_eq!(
+                merkle::root(roots.clone()).0,
+                merkle::root(leaves.clone()).0
+            );
             for height in [0, 1, PART - 1, PART, total - 2, total - 1] {
                 let part = (height / PART) as usize;
                 let (mut branch, _) = climb(parts[part].clone(), (height % PART) as usize);
                 branch.extend(merkle::branch(&roots, part));
-                assert_eq!(branch, merkle::branch(&leaves, height as usize), "{height} of {total}");
+                assert_eq!(
+                    branch,
+                    merkle::branch(&leaves, height as usize),
+                    "{height} of {total}"
+                );
             }
         }
     }

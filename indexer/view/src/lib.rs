@@ -172,7 +172,10 @@ impl View {
     }
 
     fn writing(&self) -> MutexGuard<'_, ()> {
-        self.0.writing.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .writing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name of a script in [`What`], by its SHA-256.

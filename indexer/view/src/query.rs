@@ -500,14 +500,32 @@ mod tests {
     fn the_status_of_the_protocols_example() {
         let id = |text: &str| from_hex(text).unwrap();
         let confirmed = [
-            ("a6c9c361bd0bc536d6a22648efbf8f9b200e425ef6c3a7a9669dc444c532a347", 2472),
-            ("9c42f84b2fcdaff676ba25d9d4941741cc0d1a01cce0c23fdc4c0b2afa38431c", 2473),
-            ("770f2d4371b3fabb902dd9a103e2dd005fcd3971181078fca4a2a1d6ff127b30", 2473),
+            (
+                "a6c9c361bd0bc536d6a22648efbf8f9b200e425ef6c3a7a9669dc444c532a347",
+                2472,
+            ),
+            (
+                "9c42f84b2fcdaff676ba25d9d4941741cc0d1a01cce0c23fdc4c0b2afa38431c",
+                2473,
+            ),
+            (
+                "770f2d4371b3fabb902dd9a103e2dd005fcd3971181078fca4a2a1d6ff127b30",
+                2473,
+            ),
         ];
         let pool = [
-            ("bb4c8ab438c13b89ca80d1d5bee25b0b6b7f55673f4d801998ba97db161d9e85", true),
-            ("e02a1dadfa83b996b24175df807b271ea5d02937ef5b35c195fac1e1bdc3198f", false),
-            ("80b19848aed792565ab7c5a79b7c2a00fbf985741579396ebe0ab6098e607311", false),
+            (
+                "bb4c8ab438c13b89ca80d1d5bee25b0b6b7f55673f4d801998ba97db161d9e85",
+                true,
+            ),
+            (
+                "e02a1dadfa83b996b24175df807b271ea5d02937ef5b35c195fac1e1bdc3198f",
+                false,
+            ),
+            (
+                "80b19848aed792565ab7c5a79b7c2a00fbf985741579396ebe0ab6098e607311",
+                false,
+            ),
         ];
         let history = History {
             confirmed: (1..)
@@ -518,7 +536,12 @@ mod tests {
                 })
                 .collect(),
             pool: in_order(
-                pool.map(|(txid, chained)| PoolTx { txid: id(txid), chained, fee: 1 }).to_vec(),
+                pool.map(|(txid, chained)| PoolTx {
+                    txid: id(txid),
+                    chained,
+                    fee: 1,
+                })
+                .to_vec(),
             ),
         };
         assert_eq!(
@@ -527,5 +550,4 @@ mod tests {
         );
         assert_eq!(History::default().status(), None);
     }
-
 }

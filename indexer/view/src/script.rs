@@ -150,7 +150,11 @@ pub fn address_of(params: &Params, script: &[u8]) -> Option<String> {
 
 /// The script that the last push of an input script is, where the output it spends is a P2SH.
 pub fn redeem_script(input_script: &[u8]) -> Option<Vec<u8>> {
-    match Script::from_bytes(input_script).instructions().last()?.ok()? {
+    match Script::from_bytes(input_script)
+        .instructions()
+        .last()?
+        .ok()?
+    {
         Instruction::PushBytes(bytes) => Some(bytes.as_bytes().to_vec()),
         Instruction::Op(_) => None,
     }
@@ -172,12 +176,18 @@ mod tests {
             node_asm(&p2pkh),
             "OP_DUP OP_HASH160 62e907b15cbf27d5425399ebf6f0fb50ebb88f18 OP_EQUALVERIFY OP_CHECKSIG"
         );
-        assert_eq!(node_asm(&[0x00, 0x51, 0x4f, 0x02, 0x01, 0x82, 0x60]), "0 1 -1 -513 16");
+        assert_eq!(
+            node_asm(&[0x00, 0x51, 0x4f, 0x02, 0x01, 0x82, 0x60]),
+            "0 1 -1 -513 16"
+        );
         assert_eq!(node_asm(&[0x05, 1]), "[error]");
         let anchor = [0x51, 0x02, 0x4e, 0x73];
         assert_eq!(Kind::of(&anchor), Kind::Unknown);
         assert_eq!(Kind::of(&p2pkh).esplora(), "p2pkh");
-        assert_eq!(redeem_script(&[0x00, 0x02, 0xab, 0xcd]), Some(vec![0xab, 0xcd]));
+        assert_eq!(
+            redeem_script(&[0x00, 0x02, 0xab, 0xcd]),
+            Some(vec![0xab, 0xcd])
+        );
     }
 
     proptest! {

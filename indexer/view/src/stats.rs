@@ -124,7 +124,9 @@ impl View {
                 funded: sum.funded,
                 funded_sum: sum.funded_sum,
                 spent: sum.funded.saturating_sub(has.coins + sum.never),
-                spent_sum: sum.funded_sum.saturating_sub(has.value.saturating_add(sum.never_sum)),
+                spent_sum: sum
+                    .funded_sum
+                    .saturating_sub(has.value.saturating_add(sum.never_sum)),
             };
             Ok(ScriptStats { chain, pool })
         })

@@ -154,10 +154,20 @@ mod tests {
         let made = coinbase(9, 1, &outputs);
         let parts = Parts::parse(&made.raw).unwrap();
         assert!(parts.is_coinbase());
-        assert_eq!((parts.txid, parts.weight()), (made.txid, 4 * made.raw.len()));
-        let at = OutPoint { txid: [7; 32], vout: 3 };
+        assert_eq!(
+            (parts.txid, parts.weight()),
+            (made.txid, 4 * made.raw.len())
+        );
+        let at = OutPoint {
+            txid: [7; 32],
+            vout: 3,
+        };
         let made = transaction(
-            &[Spend { script: vec![1; 10], witness: vec![vec![2; 71], vec![]], outpoint: at }],
+            &[Spend {
+                script: vec![1; 10],
+                witness: vec![vec![2; 71], vec![]],
+                outpoint: at,
+            }],
             &outputs,
         );
         let parts = Parts::parse(&made.raw).unwrap();

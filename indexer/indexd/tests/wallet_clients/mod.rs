@@ -34,7 +34,11 @@ pub(crate) fn status_of(history: &Value) -> Value {
         .collect();
     match text.is_empty() {
         true => Value::Null,
-        false => sha256(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect::<String>().into(),
+        false => sha256(text.as_bytes())
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+            .into(),
     }
 }
 
@@ -60,7 +64,9 @@ impl Service {
              [metrics]\nlisten = {any}\n"
         );
         fs::write(dir.path().join("weft-indexd.toml"), config).expect("a file");
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build();
+        let agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .build();
         Self {
             dir,
             child: None,
@@ -70,20 +76,29 @@ impl Service {
 
     fn command(&self, verb: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_weft-indexd"));
-        command.arg("--config").arg(self.dir.path().join("weft-indexd.toml")).arg(verb);
+        command
+            .arg("--config")
+            .arg(self.dir.path().join("weft-indexd.toml"))
+            .arg(verb);
         command.env("RUST_LOG", "warn");
         command
     }
 
     /// Starts it, and waits until it serves.
     pub(crate) fn start(&mut self) {
-        let child = self.command("run").stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let child = self
+            .command("run")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
         self.child = Some(child.expect("it starts"));
         eventually("it serves", || self.get_text("/blocks/tip/height"));
     }
 
     pub(crate) fn stop(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
+        let Some(mut child) = self.child.take() else {
+            return;
+        };
         // SAFETY: the process was started here and not waited for, so the id is its own.
         unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
         let deadline = Instant::now() + Duration::from_secs(60);
@@ -117,7 +132,9 @@ impl Service {
     pub(crate) fn place(&self, service: &str, transport: &str) -> Option<String> {
         let snapshot = self.snapshot()?;
         let all = snapshot["listening"].as_array()?.clone();
-        let found = all.iter().find(|l| l["service"] == service && l["transport"] == transport)?;
+        let found = all
+            .iter()
+            .find(|l| l["service"] == service && l["transport"] == transport)?;
         Some(found["address"].as_str()?.to_owned())
     }
 
@@ -128,7 +145,12 @@ impl Service {
     /// The body of a path that answers with 200.
     pub(crate) fn get_text(&self, path: &str) -> Option<String> {
         let mut answer = self.agent.get(self.url(path)?).call().ok()?;
-        let body = answer.body_mut().with_config().limit(64 << 20).read_to_string().ok()?;
+        let body = answer
+            .body_mut()
+            .with_config()
+            .limit(64 << 20)
+            .read_to_string()
+            .ok()?;
         (answer.status() == 200).then_some(body)
     }
 
@@ -137,8 +159,15 @@ impl Service {
     }
 
     pub(crate) fn post(&self, path: &str, body: &str) -> (u16, String) {
-        let mut answer = self.agent.post(self.url(path).expect("it listens")).send(body).expect("an answer");
-        (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a text"))
+        let mut answer = self
+            .agent
+            .post(self.url(path).expect("it listens"))
+            .send(body)
+            .expect("an answer");
+        (
+            answer.status().as_u16(),
+            answer.body_mut().read_to_string().expect("a text"),
+        )
     }
 
     pub(crate) fn status(&self) -> Value {
@@ -148,7 +177,11 @@ impl Service {
 
     pub(crate) fn metrics(&self) -> String {
         let place = self.place("metrics", "tcp").expect("it listens");
-        let mut answer = self.agent.get(format!("http://{place}/metrics")).call().expect("an answer");
+        let mut answer = self
+            .agent
+            .get(format!("http://{place}/metrics"))
+            .call()
+            .expect("an answer");
         answer.body_mut().read_to_string().expect("a text")
     }
 
@@ -191,7 +224,10 @@ impl Electrum {
         let stream = TcpStream::connect(place).expect("it accepts");
         stream.set_nodelay(true).expect("a socket");
         let heard: Arc<(Mutex<Heard>, Condvar)> = Arc::default();
-        let (lines, shared) = (BufReader::new(stream.try_clone().expect("a socket")), heard.clone());
+        let (lines, shared) = (
+            BufReader::new(stream.try_clone().expect("a socket")),
+            heard.clone(),
+        );
         std::thread::spawn(move || {
             for line in lines.lines() {
                 let Ok(line) = line else { break };
@@ -216,7 +252,13 @@ impl Electrum {
         client.ask("server.version", json!(["test", "1.4"]));
         let tip = client.ask("blockchain.headers.subscribe", json!([]));
         let hash = header_hash(&tip);
-        client.heard.0.lock().expect("no panic").headers.insert(0, (hash, Instant::now()));
+        client
+            .heard
+            .0
+            .lock()
+            .expect("no panic")
+            .headers
+            .insert(0, (hash, Instant::now()));
         client
     }
 
@@ -239,7 +281,9 @@ impl Electrum {
         self.next += 1;
         let id = self.next;
         let request = json!({"id": id, "method": method, "params": params});
-        self.stream.write_all(format!("{request}\n").as_bytes()).expect("it takes it");
+        self.stream
+            .write_all(format!("{request}\n").as_bytes())
+            .expect("it takes it");
         self.wait(method, |heard| heard.answers.remove(&id))
     }
 
@@ -261,13 +305,19 @@ impl Electrum {
 
     /// Waits until the client knows this status.
     pub(crate) fn wait_for_status(&self, name: &str, status: &Value) {
-        self.wait("a status", |heard| (heard.statuses.get(name) == Some(status)).then_some(()));
+        self.wait("a status", |heard| {
+            (heard.statuses.get(name) == Some(status)).then_some(())
+        });
     }
 
     /// Waits until this is the last header told; when that was.
     pub(crate) fn wait_for_tip(&self, hash: &str) -> Instant {
         self.wait("a header", |heard| {
-            heard.headers.last().filter(|(last, _)| last == hash).map(|(_, at)| *at)
+            heard
+                .headers
+                .last()
+                .filter(|(last, _)| last == hash)
+                .map(|(_, at)| *at)
         })
     }
 }
@@ -288,8 +338,15 @@ fn notified(heard: &mut Heard, value: &Value) {
         }
         Some("blockchain.scripthash.subscribe") => {
             let name = params[0].as_str().expect("a name").to_owned();
-            if heard.statuses.insert(name.clone(), params[1].clone()).as_ref() == Some(&params[1]) {
-                heard.wrong.push(format!("the status of {name} is told twice"));
+            if heard
+                .statuses
+                .insert(name.clone(), params[1].clone())
+                .as_ref()
+                == Some(&params[1])
+            {
+                heard
+                    .wrong
+                    .push(format!("the status of {name} is told twice"));
             }
         }
         _ => heard.wrong.push(format!("what is {value}?")),
@@ -317,7 +374,8 @@ impl Chain {
             Some("subscribed") if self.blocks.is_empty() => {
                 let tip = &event["tip"];
                 let hash = tip["hash"].as_str().expect("a hash").to_owned();
-                self.blocks.push_back((tip["height"].as_u64().expect("n"), hash));
+                self.blocks
+                    .push_back((tip["height"].as_u64().expect("n"), hash));
             }
             Some("subscribed" | "transactions") => {}
             // The mempool of before a restart is not told again.
@@ -326,7 +384,8 @@ impl Chain {
                 let (last_height, last) = self.blocks.back().cloned().unwrap_or_default();
                 let next = Some(last_height + 1) == height && event["previous"] == last.as_str();
                 if !self.blocks.is_empty() && !next {
-                    self.wrong.push(format!("after {last_height} {last} comes {event}"));
+                    self.wrong
+                        .push(format!("after {last_height} {last} comes {event}"));
                 }
                 self.blocks.push_back((height.expect("n"), hash));
                 self.came += 1;
@@ -354,13 +413,21 @@ impl Events {
     pub(crate) fn follow(&mut self, service: &Service) {
         let query = {
             let chain = self.chain.0.lock().expect("no panic");
-            let hashes: Vec<&str> = chain.blocks.iter().rev().take(200).map(|(_, h)| h.as_str()).collect();
+            let hashes: Vec<&str> = chain
+                .blocks
+                .iter()
+                .rev()
+                .take(200)
+                .map(|(_, h)| h.as_str())
+                .collect();
             match chain.id.is_empty() {
                 true => String::new(),
                 false => format!("&since={}&after={}", chain.id, hashes.join(",")),
             }
         };
-        let url = service.url(&format!("/v1/events?transactions=true{query}")).expect("it listens");
+        let url = service
+            .url(&format!("/v1/events?transactions=true{query}"))
+            .expect("it listens");
         let agent: ureq::Agent = ureq::Agent::config_builder().build().into();
         let answer = agent.get(url).call().expect("a stream");
         let lines = BufReader::new(answer.into_body().into_reader());
@@ -385,7 +452,11 @@ impl Events {
                 return;
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{hash} is not told; the last is {:?}", chain.blocks.back());
+            assert!(
+                !left.is_zero(),
+                "{hash} is not told; the last is {:?}",
+                chain.blocks.back()
+            );
             chain = self.chain.1.wait_timeout(chain, left).expect("no panic").0;
         }
     }

@@ -101,7 +101,14 @@ impl HeaderRow {
         out.extend_from_slice(&self.work.to_be_bytes());
         out.extend_from_slice(&self.muhash.unwrap_or_default());
         let t = &self.totals;
-        for n in [self.size.into(), self.weight.into(), t.txs, t.coins, t.amount, t.bogosize] {
+        for n in [
+            self.size.into(),
+            self.weight.into(),
+            t.txs,
+            t.coins,
+            t.amount,
+            t.bogosize,
+        ] {
             num::put_varint(&mut out, n);
         }
         out
