@@ -214,7 +214,7 @@ fn blockchain(session: &mut Session, method: &str, params: &Params) -> Answer {
 fn header(session: &mut Session, params: &Params) -> Answer {
     let height = params.number(0, "height")?;
     let checkpoint = params.number_or_zero(1, "cp_height")?;
-    let row = session.view.header(height).map_err(|e| failure(e))?;
+    let row = session.view.header(height).map_err(failure)?;
     let Some(row) = row else {
         return Err(Failure::new(
             BAD_REQUEST,

@@ -105,12 +105,13 @@ impl Server {
     /// Serves the clients of a listener until `stop` becomes true.
     pub async fn serve(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
         let mut clients = JoinSet::new();
+        let for_each = stop.clone();
         loop {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 accepted = listener.accept() => {
-                    let (server, mut stop) = (self.clone(), stop.clone());
+                    let (server, mut stop) = (self.clone(), for_each.clone());
                     clients.spawn(async move {
                         let serve = async {
                             if let Ok((stream, _pass)) = accepted.open().await {

@@ -122,12 +122,13 @@ impl Server {
     pub async fn serve(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
         let router = Router::new().fallback(entry).with_state(self.clone());
         let mut clients = JoinSet::new();
+        let for_each = stop.clone();
         loop {
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
                 accepted = listener.accept() => {
-                    let (server, router, mut stop) = (self.clone(), router.clone(), stop.clone());
+                    let (server, router, mut stop) = (self.clone(), router.clone(), for_each.clone());
                     clients.spawn(async move {
                         let serve = async {
                             if let Ok((stream, _pass)) = accepted.open().await {
