@@ -605,7 +605,7 @@ fn batches_and_bounds() {
     let limits = Limits {
         batch: 3,
         subscriptions: 2,
-        answer: 2000,
+        answer: 1500,
         ..Limits::default()
     };
     let mut client = Client::with(&stage, limits);

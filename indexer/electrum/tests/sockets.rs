@@ -174,15 +174,7 @@ fn malformed_and_huge_lines() {
     let house = House::new(settings(limits), MANY);
     let mut good = house.connect();
     let mut wire = house.connect();
-    for bad in [
-        "x",
-        "{}",
-        "[",
-        "[[[[]]]]",
-        "null",
-        "\u{7f}",
-        r#"{"id":1,"method":5}"#,
-    ] {
+    for bad in ["x", "{}", "[", "null", "\u{7f}", r#"{"id":1,"method":5}"#] {
         wire.stream
             .write_all(format!("{bad}\n").as_bytes())
             .unwrap();

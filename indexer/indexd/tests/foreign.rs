@@ -53,10 +53,7 @@ impl Chain {
     }
 
     fn electrum(&self) -> Client {
-        let place = self
-            .service
-            .place("electrum", "tcp")
-            .expect("it listens");
+        let place = self.service.place("electrum", "tcp").expect("it listens");
         Client::new(&format!("tcp://{place}")).expect("it connects")
     }
 

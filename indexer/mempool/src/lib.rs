@@ -216,11 +216,13 @@ impl Mempool {
             self.spenders.insert(input.prevout, id);
             spent.push(match self.entries.get(&input.prevout.txid) {
                 Some(parent) => {
-                    parents.insert(input.prevout.txid);
                     let output = parent.tx().outputs().nth(input.prevout.vout as usize);
-                    output.map(|o| Funding {
-                        value: o.value,
-                        script_hash: script_hash(o.script),
+                    output.map(|o| {
+                        parents.insert(input.prevout.txid);
+                        Funding {
+                            value: o.value,
+                            script_hash: script_hash(o.script),
+                        }
                     })
                 }
                 None => coin(&input.prevout).map(|(value, script)| Funding {

@@ -47,7 +47,8 @@ fn check(pool: &Mempool) {
                 None,
                 "two spend one coin"
             );
-            if all.contains_key(&input.prevout.txid) {
+            let parent = all.get(&input.prevout.txid);
+            if parent.is_some_and(|p| p.tx().outputs().len() > input.prevout.vout as usize) {
                 parents.insert(input.prevout.txid);
             }
             if let Some(funding) = funding {
