@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what is measured, told next to what is aimed at.
 //!
-//! A benchmark is an example of `weft-node` (it loads the XDP program, which this crate must not need to build). It is
-//! run with `--json FILE`, tells its progress on standard error, and leaves one flat object of names and numbers in the
+//! A benchmark is an example of `weft-node` (it loads the XDP program, which this crate must not need to build), or the
+//! program `weft-index-bench` of the index. It is run with `--json FILE`, tells its progress on standard error, and leaves one flat object of names and numbers in the
 //! file; the names, and what they should reach, are in [`BENCHMARKS`].
 
 use std::{collections::BTreeMap, path::Path};
@@ -19,12 +19,21 @@ use crate::{
 pub struct Benchmark {
     /// What it is called on the command line.
     pub name: &'static str,
-    /// The example of `weft-node` that measures.
-    pub example: &'static str,
+    /// What measures.
+    pub program: Program,
     /// What it measures, in a sentence.
     pub about: &'static str,
     /// Figures in the order of the table.
     pub figures: &'static [Figure],
+}
+
+/// What measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// An example of `weft-node`, which loads the XDP program.
+    NodeExample(&'static str),
+    /// `weft-index-bench` of the index, with a folder for its chain under cargo's build folder.
+    Index,
 }
 
 /// A figure of a benchmark.
@@ -64,9 +73,11 @@ impl Aim {
 const VERIFIER_BUDGET: f64 = 200_000.0;
 
 /// All benchmarks.
-pub const BENCHMARKS: &[Benchmark] = &[Benchmark {
+pub const BENCHMARKS: &[Benchmark] = &[TRANSIT, INDEX];
+
+const TRANSIT: Benchmark = Benchmark {
     name: "transit",
-    example: "bench_transit",
+    program: Program::NodeExample("bench_transit"),
     about: "one hop of a label-switched path in XDP, next to kernel routing and a bare redirect; ratios of one run",
     figures: &[
         Figure {
@@ -96,7 +107,7 @@ pub const BENCHMARKS: &[Benchmark] = &[Benchmark {
         },
         Figure {
             name: "siphash_ns",
-            about: "SipHash-2-4 of 24 bytes alone, likewise",
+            about: "SipHash-2-4 of 14 bytes alone (what a tag covers), likewise",
             aim: Aim::Told,
         },
         Figure {
@@ -105,7 +116,60 @@ pub const BENCHMARKS: &[Benchmark] = &[Benchmark {
             aim: Aim::AtMost(VERIFIER_BUDGET),
         },
     ],
-}];
+};
+
+const INDEX: Benchmark = Benchmark {
+    name: "index",
+    program: Program::Index,
+    about: "the coin index on a generated chain of 2 GB: catching up, size, queries, following",
+    figures: &[
+        Figure {
+            name: "catchup_mb_s_per_core",
+            about: "megabytes of blocks per second of processor time, everything on",
+            aim: Aim::AtLeast(25.0),
+        },
+        Figure {
+            name: "catchup_mb_s_per_core_no_commitment",
+            about: "the same without the MuHash",
+            aim: Aim::Told,
+        },
+        Figure {
+            name: "peak_rss_mb",
+            about: "most memory while catching up",
+            aim: Aim::AtMost(1100.0),
+        },
+        Figure {
+            name: "db_vs_chain",
+            about: "size of the database over that of the blocks, as catching up leaves it",
+            aim: Aim::AtMost(0.15),
+        },
+        Figure {
+            name: "db_vs_chain_compacted",
+            about: "the same after `compact`",
+            aim: Aim::AtMost(0.15),
+        },
+        Figure {
+            name: "listunspent_100_p50_ms",
+            about: "the coins of a script that has 100, one client, median",
+            aim: Aim::Told,
+        },
+        Figure {
+            name: "listunspent_100_p99_ms",
+            about: "the same, 99 of 100 are faster",
+            aim: Aim::AtMost(1.0),
+        },
+        Figure {
+            name: "tip_event_ms",
+            about: "from the node having a block to the event that tells of it, on disk",
+            aim: Aim::AtMost(50.0),
+        },
+        Figure {
+            name: "reopen_ms",
+            about: "opening the database",
+            aim: Aim::AtMost(1000.0),
+        },
+    ],
+};
 
 /// Runs a benchmark by name (the first where there is none), prints its table, and copies its JSON to `json`.
 ///
@@ -123,24 +187,28 @@ pub fn run(name: Option<&str>, json: Option<&Path>) -> Result<()> {
     };
     let benchmark =
         benchmark.with_context(|| format!("there is no benchmark {name:?}; there are: {names}"))?;
-    setup::ensure(Need::Run)?;
-    let ebpf = setup::ensure(Need::Build)?;
+    let mut command = match benchmark.program {
+        Program::NodeExample(example) => {
+            setup::ensure(Need::Run)?;
+            let ebpf = setup::ensure(Need::Build)?;
+            let mut command = building::cargo(&ebpf);
+            command.args(["run", "--quiet", "--release", "--package", "weft-node"]);
+            command.args(["--example", example, "--"]);
+            command
+        }
+        Program::Index => {
+            setup::index(Need::Build, false)?;
+            let mut command = building::index_cargo();
+            command.args(["run", "--quiet", "--release", "--package"]);
+            command.args(["weft-index-bench", "--", "run"]);
+            command
+        }
+    };
     let file = match json {
         Some(file) => std::path::absolute(file)?,
         None => std::env::temp_dir().join(format!("weft-bench-{}.json", std::process::id())),
     };
     term::heading(&format!("{}: {}", benchmark.name, benchmark.about));
-    let mut command = building::cargo(&ebpf);
-    command.args([
-        "run",
-        "--quiet",
-        "--release",
-        "--package",
-        "weft-node",
-        "--example",
-        benchmark.example,
-        "--",
-    ]);
     command.arg("--json").arg(&file);
     let ran = term::run(&mut command).and_then(|()| read(&file));
     if json.is_none() {

@@ -152,6 +152,8 @@ pub struct Follower {
     stop: Arc<AtomicBool>,
     undo_depth: u32,
     batch_started: Instant,
+    /// Large batches were written since the files were last merged.
+    unsettled: bool,
     fetching: FetchConfig,
     view: Option<View>,
     /// Blocks on their way that are written one by one.
@@ -204,6 +206,7 @@ impl Follower {
             stop,
             undo_depth: options.undo_depth,
             batch_started: Instant::now(),
+            unsettled: false,
             fetching,
             view: None,
             coming: VecDeque::new(),
@@ -236,6 +239,9 @@ impl Follower {
         let result = self.try_round(sink);
         self.workers.clear();
         self.coming.clear();
+        if matches!(result, Ok(Round::AtTip)) && std::mem::take(&mut self.unsettled) {
+            self.store.settle();
+        }
         if result.is_err() && self.store.pending() > 0 {
             match self.write(sink) {
                 Ok(()) => {}
@@ -458,6 +464,7 @@ impl Follower {
             }
             None => None,
         };
+        self.unsettled |= durability == Durability::Files;
         let committed = self.store.commit(durability)?;
         if let (Some(view), Some((height, hash))) = (&self.view, committed.blocks.last()) {
             let change = change.get_or_insert_with(|| view.change());

@@ -94,6 +94,7 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
                 view.nudge();
                 pause = Duration::from_secs(1);
                 if once {
+                    follower.store().settled();
                     break;
                 }
                 // Nothing changes until the source has another tip.
