@@ -122,7 +122,12 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
                 error!(pause_s = pause.as_secs(), "{e}");
                 rest(pause, stop);
                 pause = (pause * 2).min(MAX_PAUSE);
-                if let Ok(choice) = choose(&config.settings(Duration::from_secs(5))?) {
+                // A node that is down for a while is waited for: its files alone do not tell what it
+                // was told to leave, and there is no mempool without it.
+                let had_rpc = view.rpc().is_some();
+                if let Ok(choice) = choose(&config.settings(Duration::from_secs(5))?)
+                    && (choice.rpc.is_some() || !had_rpc)
+                {
                     announce(&figures, &choice);
                     view.set_node(choice.source.clone(), choice.rpc.clone());
                     follower.set_source(choice.source);
