@@ -7,9 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use weft_chain::{Chain, chains};
+use weft_listen::{Limits as ClientLimits, tls::Pair};
 use weft_source::rpc::Auth;
 use weft_source::{Kind, Settings};
 use weft_store::Options;
+use weft_view::Bounds;
 
 /// What `weft-indexd init` writes: every setting with its default, explained.
 pub const COMMENTED_DEFAULT: &str = include_str!("default.toml");
@@ -29,6 +31,12 @@ pub struct Config {
     /// Figures for Prometheus.
     #[serde(default)]
     pub metrics: Metrics,
+    /// The Electrum protocol.
+    #[serde(default)]
+    pub electrum: Electrum,
+    /// The Esplora interface and the stream of changes.
+    #[serde(default)]
+    pub http: Http,
 }
 
 /// Section `[node]`.
@@ -55,6 +63,99 @@ pub struct Index {
     threads: usize,
     batch_blocks: usize,
     open_files: u32,
+    max_rows: usize,
+}
+
+/// Section `[electrum]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Electrum {
+    /// Where to listen without TLS; not at all if absent.
+    pub listen: Option<SocketAddr>,
+    /// Where to listen with TLS; not at all if absent.
+    pub tls_listen: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    banner: String,
+    donation_address: String,
+    host: Option<String>,
+    max_clients: usize,
+    max_clients_per_address: usize,
+    max_subscriptions: usize,
+    max_line_kb: usize,
+    max_batch: usize,
+    memory_mb: usize,
+    cost_per_second: f64,
+    cost_burst: f64,
+    idle_seconds: u64,
+    write_seconds: u64,
+}
+
+/// Section `[http]`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Where to listen without TLS; not at all if absent.
+    pub listen: Option<SocketAddr>,
+    /// Where to listen with TLS; not at all if absent.
+    pub tls_listen: Option<SocketAddr>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+    cors: Option<String>,
+    max_clients: usize,
+    max_clients_per_address: usize,
+    max_streams: usize,
+    max_scripts: usize,
+    max_body_kb: usize,
+    memory_mb: usize,
+    idle_seconds: u64,
+    write_seconds: u64,
+}
+
+impl Default for Electrum {
+    fn default() -> Self {
+        let limits = weft_electrum::Limits::default();
+        Self {
+            listen: None,
+            tls_listen: None,
+            tls_cert: None,
+            tls_key: None,
+            banner: "Welcome to a Weft coin index.".into(),
+            donation_address: String::new(),
+            host: None,
+            max_clients: 1000,
+            max_clients_per_address: 200,
+            max_subscriptions: limits.subscriptions,
+            max_line_kb: limits.line >> 10,
+            max_batch: limits.batch,
+            memory_mb: 128,
+            cost_per_second: limits.cost_per_second,
+            cost_burst: limits.cost_burst,
+            idle_seconds: limits.idle.as_secs(),
+            write_seconds: limits.write.as_secs(),
+        }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        let settings = weft_http::Settings::default();
+        Self {
+            listen: None,
+            tls_listen: None,
+            tls_cert: None,
+            tls_key: None,
+            cors: None,
+            max_clients: 1000,
+            max_clients_per_address: 200,
+            max_streams: settings.streams,
+            max_scripts: settings.stream.scripts,
+            max_body_kb: settings.body >> 10,
+            memory_mb: settings.memory >> 20,
+            idle_seconds: settings.idle.as_secs(),
+            write_seconds: settings.write.as_secs(),
+        }
+    }
 }
 
 /// Section `[metrics]`.
@@ -76,6 +177,7 @@ impl Default for Index {
             threads: 0,
             batch_blocks: defaults.batch_blocks,
             open_files: defaults.open_files,
+            max_rows: Bounds::default().rows,
         }
     }
 }
@@ -93,6 +195,15 @@ impl Config {
         if let Some(parent) = path.parent() {
             config.index.dir = parent.join(&config.index.dir);
             config.node.datadir = config.node.datadir.map(|dir| parent.join(dir));
+            let (electrum, http) = (&mut config.electrum, &mut config.http);
+            for file in [
+                &mut electrum.tls_cert,
+                &mut electrum.tls_key,
+                &mut http.tls_cert,
+                &mut http.tls_key,
+            ] {
+                *file = file.take().map(|file| parent.join(file));
+            }
         }
         Ok(config)
     }
@@ -136,6 +247,13 @@ impl Config {
                 index.open_files
             );
         }
+        if !(1..=100_000_000).contains(&index.max_rows) {
+            bail!(
+                "index.max_rows = {} must be from 1 to 100000000",
+                index.max_rows
+            );
+        }
+        config.check_servers()?;
         let node = &config.node;
         if node.user.is_some() != node.password.is_some() {
             bail!("node.user and node.password belong together: set both or none");
@@ -144,6 +262,73 @@ impl Config {
             bail!("set node.cookie, or node.user and node.password, not both");
         }
         Ok(config)
+    }
+
+    fn check_servers(&self) -> Result<()> {
+        let (e, h) = (&self.electrum, &self.http);
+        let ranges = [
+            ("electrum.max_clients", e.max_clients as u64, 1, 1 << 20),
+            (
+                "electrum.max_clients_per_address",
+                e.max_clients_per_address as u64,
+                1,
+                1 << 20,
+            ),
+            (
+                "electrum.max_subscriptions",
+                e.max_subscriptions as u64,
+                1,
+                10_000_000,
+            ),
+            ("electrum.max_line_kb", e.max_line_kb as u64, 1, 65_536),
+            ("electrum.max_batch", e.max_batch as u64, 1, 100_000),
+            ("electrum.memory_mb", e.memory_mb as u64, 8, 1 << 20),
+            ("electrum.idle_seconds", e.idle_seconds, 1, 1 << 30),
+            ("electrum.write_seconds", e.write_seconds, 1, 3600),
+            ("http.max_clients", h.max_clients as u64, 1, 1 << 20),
+            (
+                "http.max_clients_per_address",
+                h.max_clients_per_address as u64,
+                1,
+                1 << 20,
+            ),
+            ("http.max_streams", h.max_streams as u64, 0, 1 << 20),
+            ("http.max_scripts", h.max_scripts as u64, 1, 10_000_000),
+            ("http.max_body_kb", h.max_body_kb as u64, 1, 65_536),
+            ("http.memory_mb", h.memory_mb as u64, 8, 1 << 20),
+            ("http.idle_seconds", h.idle_seconds, 1, 1 << 30),
+            ("http.write_seconds", h.write_seconds, 1, 3600),
+        ];
+        for (name, value, least, most) in ranges {
+            if !(least..=most).contains(&value) {
+                bail!("{name} = {value} must be from {least} to {most}");
+            }
+        }
+        for (name, value) in [
+            ("cost_per_second", e.cost_per_second),
+            ("cost_burst", e.cost_burst),
+        ] {
+            if !(value.is_finite() && value >= 1.0) {
+                bail!("electrum.{name} = {value} must be at least 1");
+            }
+        }
+        for (section, cert, key) in [
+            ("electrum", &e.tls_cert, &e.tls_key),
+            ("http", &h.tls_cert, &h.tls_key),
+        ] {
+            if cert.is_some() != key.is_some() {
+                bail!("{section}.tls_cert and {section}.tls_key belong together: set both or none");
+            }
+        }
+        Ok(())
+    }
+
+    /// Bounds of what readers may ask.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            rows: self.index.max_rows,
+            ..Bounds::default()
+        }
     }
 
     /// The network.
@@ -196,6 +381,97 @@ impl Config {
     }
 }
 
+impl Electrum {
+    /// Bounds on the clients together.
+    pub fn clients(&self) -> ClientLimits {
+        ClientLimits {
+            clients: self.max_clients,
+            per_address: self.max_clients_per_address,
+        }
+    }
+
+    /// Its own certificate and key.
+    pub fn pair(&self) -> Option<Pair> {
+        pair(&self.tls_cert, &self.tls_key)
+    }
+
+    /// How the server is set up.
+    pub fn settings(&self, workers: usize) -> weft_electrum::Settings {
+        let port = |address: Option<SocketAddr>| address.map(|a| a.port());
+        let hosts = self.host.as_ref().map(|host| {
+            let ports = serde_json::json!({
+                "tcp_port": port(self.listen),
+                "ssl_port": port(self.tls_listen),
+            });
+            serde_json::json!({ host.as_str(): ports })
+        });
+        weft_electrum::Settings {
+            limits: weft_electrum::Limits {
+                line: self.max_line_kb << 10,
+                batch: self.max_batch,
+                subscriptions: self.max_subscriptions,
+                cost_per_second: self.cost_per_second,
+                cost_burst: self.cost_burst,
+                idle: Duration::from_secs(self.idle_seconds),
+                write: Duration::from_secs(self.write_seconds),
+                ..weft_electrum::Limits::default()
+            },
+            workers,
+            memory: self.memory_mb << 20,
+            info: weft_electrum::Info {
+                banner: self.banner.clone(),
+                donation_address: self.donation_address.clone(),
+                hosts: hosts.unwrap_or_default(),
+            },
+        }
+    }
+
+    /// The name clients know it by.
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+}
+
+impl Http {
+    /// Bounds on the clients together.
+    pub fn clients(&self) -> ClientLimits {
+        ClientLimits {
+            clients: self.max_clients,
+            per_address: self.max_clients_per_address,
+        }
+    }
+
+    /// Its own certificate and key.
+    pub fn pair(&self) -> Option<Pair> {
+        pair(&self.tls_cert, &self.tls_key)
+    }
+
+    /// How the server is set up.
+    pub fn settings(&self, workers: usize) -> weft_http::Settings {
+        let defaults = weft_http::Settings::default();
+        weft_http::Settings {
+            workers,
+            memory: self.memory_mb << 20,
+            body: self.max_body_kb << 10,
+            streams: self.max_streams,
+            stream: weft_http::stream::StreamLimits {
+                scripts: self.max_scripts,
+                ..defaults.stream
+            },
+            idle: Duration::from_secs(self.idle_seconds),
+            write: Duration::from_secs(self.write_seconds),
+            cors: self.cors.clone(),
+        }
+    }
+}
+
+fn pair(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Option<Pair> {
+    Some(Pair {
+        certificate: certificate.clone()?,
+        key: key.clone()?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -209,6 +485,16 @@ mod tests {
             format!("{:?}", bare.options())
         );
         assert_eq!(written.dir(), bare.dir());
+        // Where it listens is the one thing that a file must say; all else is the same.
+        let mut quiet = written.clone();
+        (quiet.electrum.listen, quiet.http.listen) = (None, None);
+        assert_eq!(
+            format!("{:?} {:?} {:?}", quiet.electrum, quiet.http, quiet.bounds()),
+            format!("{:?} {:?} {:?}", bare.electrum, bare.http, bare.bounds())
+        );
+        for listen in [written.electrum.listen, written.http.listen] {
+            assert!(listen.unwrap().ip().is_loopback());
+        }
         // And with every setting switched on it is still understood.
         let all: String = COMMENTED_DEFAULT
             .lines()
@@ -223,6 +509,7 @@ mod tests {
             .collect();
         let full = Config::parse(&all).unwrap();
         assert!(full.metrics.listen.is_some() && full.node.source.is_some());
+        assert!(full.electrum.tls_listen.is_some() && full.http.tls_listen.is_some());
     }
 
     #[test]
@@ -235,6 +522,19 @@ mod tests {
                 "network = \"bitcoin\"\n[node]\nuser = \"a\"",
                 "both or none",
             ),
+            (
+                "network = \"bitcoin\"\n[electrum]\nmax_clients = 0",
+                "electrum.max_clients",
+            ),
+            (
+                "network = \"bitcoin\"\n[electrum]\ncost_burst = nan",
+                "cost_burst",
+            ),
+            (
+                "network = \"bitcoin\"\n[http]\ntls_cert = \"a\"",
+                "http.tls_key",
+            ),
+            ("network = \"bitcoin\"\n[http]\nport = 1", "max_streams"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(word), "{error}");

@@ -4,6 +4,7 @@
 //! Blocks are fetched and parsed on one set of threads, prepared on another, and applied in order
 //! here. Far from the tip many blocks make one batch; at the tip each is one.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,9 +12,11 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 use weft_chain::hash::hex;
 use weft_chain::headers::{HeaderTree, locator_heights};
-use weft_chain::{Block, Chain, Hash};
+use weft_chain::{Block, Chain, Hash, Header, OutPoint};
+use weft_mempool::Incoming;
 use weft_source::{Ahead, FetchConfig, Source, SourceError, fetch};
 use weft_store::{Durability, Prepared, ScriptKey, Store};
+use weft_view::{Came, View, waiting_again};
 
 use crate::ordered::{Ordered, WorkerEnded};
 
@@ -113,6 +116,21 @@ pub enum Event {
     },
 }
 
+impl Coming {
+    fn of(block: &Block, height: u32) -> Self {
+        Self {
+            height,
+            header: *block.header(),
+            txids: block.txids(),
+            spent: block
+                .txs()
+                .flat_map(|tx| tx.inputs())
+                .map(|i| i.prevout)
+                .collect(),
+        }
+    }
+}
+
 /// How a round ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Round {
@@ -137,6 +155,17 @@ pub struct Follower {
     /// Large batches were written since the files were last merged.
     unsettled: bool,
     fetching: FetchConfig,
+    view: Option<View>,
+    /// Blocks on their way that are written one by one.
+    coming: VecDeque<Coming>,
+}
+
+/// What readers are told of a block beyond what the store says.
+struct Coming {
+    height: u32,
+    header: Header,
+    txids: Vec<Hash>,
+    spent: Vec<OutPoint>,
 }
 
 impl std::fmt::Debug for Follower {
@@ -179,7 +208,14 @@ impl Follower {
             batch_started: Instant::now(),
             unsettled: false,
             fetching,
+            view: None,
+            coming: VecDeque::new(),
         })
+    }
+
+    /// Tells readers of every change.
+    pub fn set_view(&mut self, view: View) {
+        self.view = Some(view);
     }
 
     /// The store.
@@ -202,6 +238,7 @@ impl Follower {
     pub fn round(&mut self, sink: &mut dyn FnMut(Event)) -> Result<Round, FollowError> {
         let result = self.try_round(sink);
         self.workers.clear();
+        self.coming.clear();
         if matches!(result, Ok(Round::AtTip)) && std::mem::take(&mut self.unsettled) {
             self.store.settle();
         }
@@ -241,7 +278,11 @@ impl Follower {
             while !self.workers.is_full()
                 && let Some(block) = stream.next()
             {
-                self.workers.push((block?, next))?;
+                let block = block?;
+                if !catching_up && self.view.is_some() {
+                    self.coming.push_back(Coming::of(&block, next));
+                }
+                self.workers.push((block, next))?;
                 next += 1;
             }
             let Some(prepared) = self.workers.pop() else {
@@ -366,7 +407,19 @@ impl Follower {
         while self.store.tip().is_some_and(|t| t.height > fork)
             && !self.stop.load(Ordering::Relaxed)
         {
+            let back = self.leaving();
+            let mut change = self.view.as_ref().map(View::change);
+            let txids = match (&change, self.store.tip()) {
+                (Some(_), Some(tip)) => self.store.reader().block_txids(tip.height)?,
+                _ => None,
+            };
             if let Some(undone) = self.store.undo()? {
+                if let Some(change) = &mut change {
+                    let txids = txids.unwrap_or_default();
+                    let scripts = undone.scripts.clone();
+                    change.left(undone.height, undone.hash, txids, scripts, back);
+                }
+                drop(change);
                 sink(Event::Undone {
                     height: undone.height,
                     hash: undone.hash,
@@ -375,6 +428,19 @@ impl Follower {
             }
         }
         Ok(())
+    }
+
+    /// The transactions of the top block, which is about to leave, if anybody reads and the source
+    /// still has it. Where it does not they are missed until the node's pool is asked for.
+    fn leaving(&self) -> Vec<Incoming> {
+        let (Some(_), Some(tip)) = (&self.view, self.store.tip()) else {
+            return Vec::new();
+        };
+        let block = self.source.blocks(&[tip.hash]).ok().and_then(|mut found| {
+            let block = Block::parse(self.chain, found.pop()?).ok()?;
+            (*block.hash() == tip.hash).then_some(block)
+        });
+        block.map_or_else(Vec::new, |block| waiting_again(self.chain, &block))
     }
 
     /// Writes what is applied.
@@ -388,8 +454,42 @@ impl Follower {
         } else {
             Durability::Log
         };
+        // One block and the pool change together; many blocks take too long to hold readers off.
+        let together = count == 1 && !self.coming.is_empty();
+        let mut change = match &self.view {
+            Some(view) if together => Some(view.change()),
+            Some(view) => {
+                view.forget_pool();
+                None
+            }
+            None => None,
+        };
         self.unsettled |= durability == Durability::Files;
         let committed = self.store.commit(durability)?;
+        if let (Some(view), Some((height, hash))) = (&self.view, committed.blocks.last()) {
+            let change = change.get_or_insert_with(|| view.change());
+            match self
+                .coming
+                .pop_front()
+                .filter(|c| together && c.height == *height)
+            {
+                Some(Coming {
+                    header,
+                    txids,
+                    spent,
+                    ..
+                }) => change.came(Came {
+                    height: *height,
+                    hash: *hash,
+                    header,
+                    txids,
+                    spent,
+                    scripts: committed.scripts.clone(),
+                }),
+                None => change.jumped(*height, *hash),
+            }
+        }
+        drop(change);
         self.batch_started = Instant::now();
         if let Some((height, hash)) = committed.blocks.last() {
             let scripts = (committed.blocks.len() == 1).then_some(committed.scripts);

@@ -4,5 +4,7 @@ pub mod config;
 pub mod follow;
 pub mod metrics;
 pub mod ordered;
+pub mod pool;
 pub mod run;
+pub mod serve;
 pub mod status;

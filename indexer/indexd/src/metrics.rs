@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use weft_listen::Figure;
 use weft_store::Reader;
 
+use crate::serve::Servers;
 use crate::status::Figures;
 
 /// Longest request looked at.
@@ -22,7 +24,12 @@ const PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The address cannot be listened on.
-pub fn serve(address: SocketAddr, figures: Arc<Figures>, reader: Reader) -> io::Result<SocketAddr> {
+pub fn serve(
+    address: SocketAddr,
+    figures: Arc<Figures>,
+    reader: Reader,
+    servers: Servers,
+) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address)?;
     let address = listener.local_addr()?;
     std::thread::Builder::new()
@@ -30,13 +37,18 @@ pub fn serve(address: SocketAddr, figures: Arc<Figures>, reader: Reader) -> io::
         .spawn(move || {
             for stream in listener.incoming().flatten() {
                 // A client that fails is gone; the next one is served.
-                let _ = answer(stream, &figures, &reader);
+                let _ = answer(stream, &figures, &reader, &servers);
             }
         })?;
     Ok(address)
 }
 
-fn answer(mut stream: TcpStream, figures: &Figures, reader: &Reader) -> io::Result<()> {
+fn answer(
+    mut stream: TcpStream,
+    figures: &Figures,
+    reader: &Reader,
+    servers: &Servers,
+) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut request = Vec::new();
     let mut buffer = [0; 1024];
@@ -57,7 +69,7 @@ fn answer(mut stream: TcpStream, figures: &Figures, reader: &Reader) -> io::Resu
         line if line.starts_with(b"GET /metrics ") => (
             "200 OK",
             "text/plain; version=0.0.4",
-            prometheus(figures, reader),
+            prometheus(figures, reader, servers),
         ),
         line if line.starts_with(b"GET /status ") => (
             "200 OK",
@@ -78,7 +90,7 @@ fn answer(mut stream: TcpStream, figures: &Figures, reader: &Reader) -> io::Resu
     )
 }
 
-fn prometheus(figures: &Figures, reader: &Reader) -> String {
+fn prometheus(figures: &Figures, reader: &Reader, servers: &Servers) -> String {
     let mut out = String::new();
     let mut figure = |name: &str, kind: &str, help: &str, value: f64| {
         let _ = writeln!(
@@ -154,6 +166,12 @@ fn prometheus(figures: &Figures, reader: &Reader) -> String {
         figures.uptime().as_secs_f64(),
     );
     figure(
+        "mempool_errors_total",
+        "counter",
+        "Times the node's mempool could not be asked for.",
+        figures.pool_errors.load(Ordering::Relaxed) as f64,
+    );
+    figure(
         "pending_compaction_bytes",
         "gauge",
         "Bytes compaction has yet to rewrite.",
@@ -170,5 +188,32 @@ fn prometheus(figures: &Figures, reader: &Reader) -> String {
             family.name()
         );
     }
+    put_servers(&mut out, servers);
     out
+}
+
+/// Figures of the same name stand together, told apart by the server.
+fn put_servers(out: &mut String, servers: &Servers) {
+    let mut all = servers.figures();
+    all.sort_by_key(|(_, figure)| figure.name);
+    let mut last = "";
+    for (server, Figure { name, help, value }) in all {
+        if name != last {
+            let kind = if name.ends_with("_total") {
+                "counter"
+            } else {
+                "gauge"
+            };
+            let _ = writeln!(
+                out,
+                "# HELP weft_index_{name} {help}\n# TYPE weft_index_{name} {kind}"
+            );
+            last = name;
+        }
+        let label = match server {
+            "" => String::new(),
+            server => format!("{{server=\"{server}\"}}"),
+        };
+        let _ = writeln!(out, "weft_index_{name}{label} {value}");
+    }
 }

@@ -12,11 +12,13 @@ use tracing::{error, info, warn};
 use weft_chain::hash::hex;
 use weft_source::choose;
 use weft_store::Store;
+use weft_view::View;
 
 use crate::config::Config;
 use crate::follow::{Event, Follower, Round};
-use crate::metrics;
+use crate::serve::{Listening, Serving};
 use crate::status::Figures;
+use crate::{metrics, pool};
 
 /// How often the status file and the log are written.
 const REPORT: Duration = Duration::from_secs(5);
@@ -48,14 +50,35 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
     } else {
         info!("the index is empty");
     }
+    let view = View::new(chain, store.reader(), config.bounds());
+    // A run that ends at the tip serves nobody.
+    let serving = match once {
+        true => None,
+        false => Some(Serving::start(config, &view)?),
+    };
+    let mut listening = serving
+        .as_ref()
+        .map_or_else(Vec::new, |serving| serving.listening().to_vec());
+    let servers = serving.as_ref().map(Serving::servers).unwrap_or_default();
     if let Some(listen) = config.metrics.listen {
-        let address = metrics::serve(listen, figures.clone(), store.reader())
+        let address = metrics::serve(listen, figures.clone(), store.reader(), servers)
             .with_context(|| format!("cannot listen on {listen} for metrics (metrics.listen)"))?;
         info!(%address, "metrics");
+        listening.push(Listening {
+            service: "metrics".to_owned(),
+            transport: "tcp".to_owned(),
+            address,
+        });
     }
+    figures.set_listening(listening);
     let choice = choose(&config.settings(Duration::from_secs(20))?)?;
     announce(&figures, &choice);
+    view.set_node(choice.source.clone(), choice.rpc.clone());
     let mut follower = Follower::new(store, choice.source, &options, stop.clone())?;
+    if serving.is_some() {
+        follower.set_view(view.clone());
+        pool::follow(view.clone(), figures.clone(), stop.clone())?;
+    }
     let mut report = Report::new(figures.clone(), config);
     let mut pause = Duration::from_secs(1);
     loop {
@@ -67,6 +90,8 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
             Ok(Round::AtTip) => {
                 report.at_tip();
                 figures.set_error(None);
+                view.set_caught_up();
+                view.nudge();
                 pause = Duration::from_secs(1);
                 if once {
                     follower.store().settled();
@@ -97,8 +122,14 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
                 error!(pause_s = pause.as_secs(), "{e}");
                 rest(pause, stop);
                 pause = (pause * 2).min(MAX_PAUSE);
-                if let Ok(choice) = choose(&config.settings(Duration::from_secs(5))?) {
+                // A node that is down for a while is waited for: its files alone do not tell what it
+                // was told to leave, and there is no mempool without it.
+                let had_rpc = view.rpc().is_some();
+                if let Ok(choice) = choose(&config.settings(Duration::from_secs(5))?)
+                    && (choice.rpc.is_some() || !had_rpc)
+                {
                     announce(&figures, &choice);
+                    view.set_node(choice.source.clone(), choice.rpc.clone());
                     follower.set_source(choice.source);
                 }
             }
@@ -107,6 +138,8 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
             break;
         }
     }
+    view.nudge();
+    drop(serving);
     report.end();
     info!(height = figures.written.load(Ordering::Relaxed), "stopped");
     Ok(())

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use crate::serve::Listening;
+
 /// Figures of a running service.
 #[derive(Debug)]
 pub struct Figures {
@@ -27,6 +29,8 @@ pub struct Figures {
     pub undone: AtomicU64,
     /// Times the source failed since the start.
     pub source_errors: AtomicU64,
+    /// Times the node's mempool could not be asked for since the start.
+    pub pool_errors: AtomicU64,
     started: Instant,
     rate: Mutex<Rate>,
     texts: Mutex<Texts>,
@@ -37,6 +41,7 @@ struct Texts {
     source: String,
     passed_over: Vec<String>,
     error: Option<String>,
+    listening: Vec<Listening>,
 }
 
 /// Smoothed speed.
@@ -60,6 +65,9 @@ pub struct Snapshot {
     pub source: String,
     /// Why better sources were not taken.
     pub passed_over: Vec<String>,
+    /// What listens where.
+    #[serde(default)]
+    pub listening: Vec<Listening>,
     /// Height of the last block applied.
     pub height: u32,
     /// Height of the last block on disk.
@@ -86,6 +94,7 @@ impl Default for Figures {
             txs: AtomicU64::default(),
             undone: AtomicU64::default(),
             source_errors: AtomicU64::default(),
+            pool_errors: AtomicU64::default(),
             started: now,
             rate: Mutex::new(Rate {
                 at: now,
@@ -105,6 +114,14 @@ impl Figures {
         let mut texts = self.texts.lock().unwrap_or_else(|e| e.into_inner());
         texts.source = source;
         texts.passed_over = passed_over;
+    }
+
+    /// Says what listens where.
+    pub fn set_listening(&self, listening: Vec<Listening>) {
+        self.texts
+            .lock()
+            .unwrap_or_else(|e| e.into_inner())
+            .listening = listening;
     }
 
     /// Says what is wrong, or that nothing is any more.
@@ -158,6 +175,7 @@ impl Figures {
                 .map_or(0, |d| d.as_secs()),
             source: texts.source,
             passed_over: texts.passed_over,
+            listening: texts.listening,
             height,
             written: self.written.load(Ordering::Relaxed),
             target,

@@ -596,6 +596,16 @@ impl Source for Files {
         hashes.iter().map(|hash| self.block(hash)).collect()
     }
 
+    fn part(&self, block: &Hash, offset: u32, len: u32) -> Result<Option<Vec<u8>>, SourceError> {
+        let at = self.location(block)?;
+        if offset.checked_add(len).is_none_or(|end| end > at.len) {
+            return Ok(None);
+        }
+        let from = u64::from(at.offset) + u64::from(offset);
+        let data = self.read(false, at.file, from, len as usize)?;
+        Ok((data.len() == len as usize).then_some(data))
+    }
+
     /// The undo record beside a block: the one in the `rev` file of the same number whose
     /// checksum is of the block's predecessor. `None` where it is not there (yet).
     fn spent(&self, block: &Hash) -> Result<Option<Spent>, SourceError> {

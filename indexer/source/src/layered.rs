@@ -60,6 +60,13 @@ impl Source for Layered {
         }
     }
 
+    fn part(&self, block: &Hash, offset: u32, len: u32) -> Result<Option<Vec<u8>>, SourceError> {
+        match self.bulk.part(block, offset, len) {
+            Ok(Some(found)) => Ok(Some(found)),
+            _ => self.guide.part(block, offset, len),
+        }
+    }
+
     fn spent(&self, block: &Hash) -> Result<Option<Spent>, SourceError> {
         match self.guide.spent(block)? {
             None => self.bulk.spent(block),

@@ -118,6 +118,12 @@ pub trait Source: Debug + Send + Sync {
     /// the caller to check; [`fetch::fetch`] does.
     fn blocks(&self, hashes: &[Hash]) -> Result<Vec<Vec<u8>>, SourceError>;
 
+    /// Bytes of a block from `offset` on, `len` of them, where the source can give them without
+    /// the whole block. Whether they are what was asked for is for the caller to check.
+    fn part(&self, _block: &Hash, _offset: u32, _len: u32) -> Result<Option<Vec<u8>>, SourceError> {
+        Ok(None)
+    }
+
     /// What a block spent, where the source knows it without being asked for each transaction.
     fn spent(&self, _block: &Hash) -> Result<Option<Spent>, SourceError> {
         Ok(None)

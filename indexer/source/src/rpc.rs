@@ -305,7 +305,7 @@ impl RpcClient {
     }
 
     /// A result that must be a hash.
-    fn hash(&self, what: &'static str, value: &Value) -> Result<Hash, SourceError> {
+    pub(crate) fn hash(&self, what: &'static str, value: &Value) -> Result<Hash, SourceError> {
         value
             .as_str()
             .and_then(from_hex)

@@ -10,8 +10,9 @@ use common::{Follower, Node, chain, eventually};
 use serde_json::{Value, json};
 use weft_chain::hash::{from_hex, hex};
 use weft_chain::setinfo::Kind as HashKind;
+use weft_mempool::{Changes, Mempool};
 use weft_source::files::Files;
-use weft_source::mempool::Mempool;
+use weft_source::mempool::MempoolAsker;
 use weft_source::p2p::P2p;
 use weft_source::rest::Rest;
 use weft_source::rpc::Rpc;
@@ -87,9 +88,16 @@ fn mempool_with_extension_transactions(node: &Node, follower: &Follower) {
     let within = node.rpc("sendtoaddress", json!([hidden, 0.25]));
     let coins = follower.coins();
     let coin = |at: &weft_chain::OutPoint| coins.get(at).map(|c| (c.value, c.script.clone()));
-    let mut pool = Mempool::new(chain(NETWORK));
-    pool.refresh(&node.client(Duration::from_secs(10)), coin)
-        .expect("it refreshes");
+    let (mut pool, mut asker) = (Mempool::new(), MempoolAsker::new(chain(NETWORK)));
+    let client = node.client(Duration::from_secs(10));
+    let mut refresh = |pool: &mut Mempool| {
+        asker.ask_all_again();
+        let known = || pool.iter().map(|(id, _)| *id).collect();
+        let delta = asker.ask(&client, known).expect("it answers");
+        let delta = delta.expect("nothing else mines");
+        pool.apply(&delta.gone, delta.new, coin)
+    };
+    refresh(&mut pool);
     let mut seen = 0;
     for id in [peg_in, plain, within] {
         let raw = node.rpc("getrawtransaction", json!([id]));
@@ -102,10 +110,7 @@ fn mempool_with_extension_transactions(node: &Node, follower: &Follower) {
     assert!(seen > 0);
     assert_eq!(pool.len(), seen);
     // A second time nothing is new, whatever was passed over.
-    let again = pool
-        .refresh(&node.client(Duration::from_secs(10)), coin)
-        .expect("it refreshes");
-    assert_eq!(again, weft_source::mempool::Changes::default());
+    assert_eq!(refresh(&mut pool), Changes::default());
 }
 
 #[test]

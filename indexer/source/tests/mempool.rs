@@ -10,7 +10,8 @@ use common::{Follower, Node, chain};
 use serde_json::{Value, json};
 use weft_chain::hash::{from_hex, hex};
 use weft_chain::{Hash, OutPoint, script_hash};
-use weft_source::mempool::{Changes, Mempool};
+use weft_mempool::{Changes, Mempool};
+use weft_source::mempool::MempoolAsker;
 use weft_source::rpc::Rpc;
 
 const NETWORK: &str = "litecoin-regtest";
@@ -19,6 +20,7 @@ struct Pair {
     node: Node,
     follower: Follower,
     pool: Mempool,
+    asker: MempoolAsker,
 }
 
 impl Pair {
@@ -27,7 +29,12 @@ impl Pair {
         let coins = self.follower.coins();
         let client = self.node.client(Duration::from_secs(10));
         let coin = |at: &OutPoint| coins.get(at).map(|c| (c.value, c.script.clone()));
-        let changes = self.pool.refresh(&client, coin).expect("it refreshes");
+        let known = || self.pool.iter().map(|(id, _)| *id).collect();
+        self.asker.ask_all_again();
+        let delta = self.asker.ask(&client, known).expect("it answers");
+        let delta = delta.expect("nothing else mines");
+        assert_eq!(delta.at, self.follower.tip());
+        let changes = self.pool.apply(&delta.gone, delta.new, coin);
         self.compare();
         changes
     }
@@ -121,7 +128,8 @@ fn the_pool_is_the_nodes() {
     let mut pair = Pair {
         node,
         follower: Follower::new(Arc::new(rpc)),
-        pool: Mempool::new(chain(NETWORK)),
+        pool: Mempool::new(),
+        asker: MempoolAsker::new(chain(NETWORK)),
     };
     assert_eq!(pair.refresh(), Changes::default());
 

@@ -283,6 +283,7 @@ impl Store {
             work,
             muhash: None,
             size: block.size,
+            weight: block.weight,
             totals,
         };
         let removed = if leaving.is_empty() {

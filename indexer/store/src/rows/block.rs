@@ -2,7 +2,7 @@
 //!
 //! `headers`, by height: key: 0x00 ‖ height u32 big endian; value: block hash (32) ‖ header (80) ‖
 //! work of the chain up to here (16, big endian) ‖ MuHash of the coin set after the block (32; zero
-//! where the commitment is off) ‖ varints: bytes of the block, transactions up to here, coins, sum
+//! where the commitment is off) ‖ varints: bytes of the block, its weight, transactions up to here, coins, sum
 //! of their amounts, their "bogosize" (script length + 50 each, as Core counts).
 //! `headers`, by hash: key: 0x01 ‖ first 8 bytes of the hash ‖ height u32 big endian; no value.
 //!
@@ -49,6 +49,8 @@ pub struct HeaderRow {
     pub muhash: Option<Hash>,
     /// Bytes of the block.
     pub size: u32,
+    /// Its weight (BIP141), without an extension block.
+    pub weight: u32,
     /// Totals after it.
     pub totals: Totals,
 }
@@ -100,7 +102,14 @@ impl HeaderRow {
         out.extend_from_slice(&self.work.to_be_bytes());
         out.extend_from_slice(&self.muhash.unwrap_or_default());
         let t = &self.totals;
-        for n in [u64::from(self.size), t.txs, t.coins, t.amount, t.bogosize] {
+        for n in [
+            self.size.into(),
+            self.weight.into(),
+            t.txs,
+            t.coins,
+            t.amount,
+            t.bogosize,
+        ] {
             num::put_varint(&mut out, n);
         }
         out
@@ -115,6 +124,7 @@ impl HeaderRow {
             let work = u128::from_be_bytes(num::take_array(v)?);
             let muhash = Some(num::take_array(v)?).filter(|h| *h != [0; 32]);
             let size = u32::try_from(num::get_varint(v)?).ok()?;
+            let weight = u32::try_from(num::get_varint(v)?).ok()?;
             let totals = Totals {
                 txs: num::get_varint(v)?,
                 coins: num::get_varint(v)?,
@@ -127,6 +137,7 @@ impl HeaderRow {
                 work,
                 muhash,
                 size,
+                weight,
                 totals,
             })
         })();
@@ -234,9 +245,9 @@ mod tests {
         }
 
         #[test]
-        fn headers_round_trip(hash: [u8; 32], head in proptest::collection::vec(any::<u8>(), 80), work: u128, muhash in proptest::option::of(any::<[u8; 32]>()), size: u32, t: (u64, u64, u64, u64), height: u32) {
+        fn headers_round_trip(hash: [u8; 32], head in proptest::collection::vec(any::<u8>(), 80), work: u128, muhash in proptest::option::of(any::<[u8; 32]>()), size: u32, weight: u32, t: (u64, u64, u64, u64), height: u32) {
             let row = HeaderRow {
-                hash, header: Header::from_bytes(&head.try_into().unwrap()), work, muhash, size,
+                hash, header: Header::from_bytes(&head.try_into().unwrap()), work, muhash, size, weight,
                 totals: Totals { txs: t.0, coins: t.1, amount: t.2, bogosize: t.3 },
             };
             let key = height_key(height);

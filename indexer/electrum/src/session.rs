@@ -1,0 +1,385 @@
+//! One client: what it said, what it subscribed to, and what it has to be told.
+
+use std::sync::Arc;
+
+use hashbrown::{HashMap, HashSet};
+use serde_json::{Value, json};
+use weft_chain::Hash;
+use weft_chain::hash::hex;
+use weft_listen::count;
+use weft_store::ScriptKey;
+use weft_view::script::hex as bytes_hex;
+use weft_view::{Error, Script, View, What};
+
+use crate::limits::Limits;
+use crate::methods;
+use crate::server::Counters;
+use crate::version::{self, Version};
+use crate::wire::{self, BAD_REQUEST, Call, Failure, INTERNAL, Request};
+
+/// Changes read at a time.
+const ITEMS: usize = 256;
+/// What is told at a time, in bytes; the rest follows when the client has taken it.
+const TELL: usize = 64 << 10;
+
+/// What the server says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct Info {
+    /// Shown to people.
+    pub banner: String,
+    /// Where to send thanks.
+    pub donation_address: String,
+    /// `hosts` of `server.features`.
+    pub hosts: Value,
+}
+
+/// What a line gave.
+#[derive(Debug, Default)]
+pub struct Reply {
+    /// Lines for the client, each with its end.
+    pub out: Vec<u8>,
+    /// Whether to hang up after them.
+    pub close: bool,
+    /// What it cost.
+    pub cost: f64,
+}
+
+/// A script subscribed to, and the status the client knows.
+#[derive(Debug, Clone, Copy)]
+struct Subscribed {
+    hash: Hash,
+    status: Option<Hash>,
+}
+
+/// One client's side of the protocol.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) view: View,
+    pub(crate) info: Arc<Info>,
+    pub(crate) limits: Limits,
+    pub(crate) counters: Arc<Counters>,
+    version: Option<Version>,
+    /// Whether the client has said anything.
+    spoke: bool,
+    close: bool,
+    pub(crate) cost: f64,
+    /// The header last told, and the change up to which headers need not be told.
+    header: Option<(Hash, u64)>,
+    scripts: HashMap<ScriptKey, Subscribed>,
+    dirty: HashSet<ScriptKey>,
+    /// Number of the last change read, and whether the state after it lasts.
+    seen: u64,
+    settled: bool,
+}
+
+impl Session {
+    /// A client that has just come.
+    pub fn new(view: View, info: Arc<Info>, limits: Limits, counters: Arc<Counters>) -> Self {
+        Self {
+            seen: view.feed().last(),
+            view,
+            info,
+            limits,
+            counters,
+            version: None,
+            spoke: false,
+            close: false,
+            cost: 0.0,
+            header: None,
+            scripts: HashMap::new(),
+            dirty: HashSet::new(),
+            settled: true,
+        }
+    }
+
+    /// The version agreed on, or assumed.
+    pub fn version(&self) -> Version {
+        self.version.unwrap_or(version::MIN)
+    }
+
+    /// Scripts subscribed to.
+    pub fn subscriptions(&self) -> usize {
+        self.scripts.len()
+    }
+
+    /// Whether it is to be told anything at all.
+    pub fn listens(&self) -> bool {
+        self.header.is_some() || !self.scripts.is_empty()
+    }
+
+    /// Answers a line.
+    pub fn handle(&mut self, line: &[u8]) -> Reply {
+        self.cost = 0.0;
+        let mut out = Vec::new();
+        match wire::read(line, self.limits.batch) {
+            Call::One(request) => self.one(request, &mut out),
+            Call::Batch(requests) => {
+                out.push(b'[');
+                for request in requests {
+                    let before = out.len();
+                    if before > 1 {
+                        out.push(b',');
+                    }
+                    let start = out.len();
+                    self.one(request, &mut out);
+                    if out.len() == start {
+                        out.truncate(before);
+                    }
+                }
+                // A batch of notifications alone gets nothing.
+                match out.len() {
+                    1 => out.clear(),
+                    _ => out.push(b']'),
+                }
+            }
+        }
+        if !out.is_empty() {
+            out.push(b'\n');
+        }
+        Reply {
+            out,
+            close: self.close,
+            cost: self.cost,
+        }
+    }
+
+    /// Says that a line was too long, before hanging up.
+    pub fn too_long(&self, e: wire::TooLong) -> Vec<u8> {
+        let mut out = Vec::new();
+        let failure = Failure::new(wire::INVALID_REQUEST, e.to_string());
+        wire::put_failure(&mut out, &Value::Null, &failure);
+        out.push(b'\n');
+        out
+    }
+
+    fn one(&mut self, request: Result<Request, (Value, Failure)>, out: &mut Vec<u8>) {
+        self.cost += 1.0;
+        count!(self.counters.requests_total);
+        let (id, method, params) = match request {
+            Ok(Request { id, method, params }) => (id, method, params),
+            Err((id, failure)) => {
+                count!(self.counters.errors_total);
+                self.spoke = true;
+                return wire::put_failure(out, &id, &failure);
+            }
+        };
+        let answer = methods::answer(self, &method, params);
+        self.spoke = true;
+        let Some(id) = id else { return };
+        let answer = answer.and_then(|result| {
+            if out.len() + result.len() > self.limits.answer {
+                count!(self.counters.answers_too_long_total);
+                let most = self.limits.answer;
+                let message = format!("the answer would be longer than {most} bytes");
+                return Err(Failure::new(BAD_REQUEST, message));
+            }
+            Ok(result)
+        });
+        match answer {
+            Ok(result) => wire::put_result(out, &id, &result),
+            Err(failure) => {
+                count!(self.counters.errors_total);
+                wire::put_failure(out, &id, &failure);
+            }
+        }
+    }
+
+    pub(crate) fn negotiate(&mut self, offer: Option<&Value>) -> Result<Version, Failure> {
+        if self.version.is_some() {
+            return Err(Failure::new(BAD_REQUEST, "server.version was already sent"));
+        }
+        let Some(offer) = version::offered(offer) else {
+            return Err(Failure::new(
+                wire::INVALID_PARAMS,
+                "protocol_version is \"1.4\", or a list of the lowest and the highest",
+            ));
+        };
+        match version::agree(offer, !self.spoke) {
+            Some(version) => {
+                self.version = Some(version);
+                Ok(version)
+            }
+            None => {
+                self.close = true;
+                let message = format!(
+                    "unsupported protocol version: this server speaks {} to {} and 1.6{}",
+                    version::MIN,
+                    version::LAST_1_4,
+                    if self.spoke {
+                        ", that only if server.version comes first"
+                    } else {
+                        ""
+                    },
+                );
+                Err(Failure::new(BAD_REQUEST, message))
+            }
+        }
+    }
+
+    pub(crate) fn subscribe_headers(&mut self) -> Result<Value, Failure> {
+        let tip = self.view.tip().map_err(failure)?;
+        let Some(tip) = tip else {
+            return Err(Failure::new(BAD_REQUEST, "the index has no block yet"));
+        };
+        self.header = Some((tip.row.hash, tip.seq));
+        Ok(header_json(tip.height, &tip.row.header.to_bytes()))
+    }
+
+    pub(crate) fn subscribe_script(&mut self, script: Script) -> Result<Value, Failure> {
+        let full = self.scripts.len() >= self.limits.subscriptions;
+        if full && !self.scripts.contains_key(&script.key) {
+            count!(self.counters.subscriptions_refused_total);
+            let most = self.limits.subscriptions;
+            let message = format!("there may be {most} subscriptions, and there are");
+            return Err(Failure::new(BAD_REQUEST, message));
+        }
+        let history = self.view.history(&script).map_err(failure)?;
+        self.cost += history.len() as f64 / 100.0;
+        let status = history.status();
+        let hash = script.hash;
+        self.scripts.insert(script.key, Subscribed { hash, status });
+        Ok(status_json(status))
+    }
+
+    pub(crate) fn unsubscribe_script(&mut self, script: &Script) -> bool {
+        self.dirty.remove(&script.key);
+        self.scripts.remove(&script.key).is_some()
+    }
+
+    /// What the client has to be told now, and whether there is more to tell once it has taken
+    /// that.
+    pub fn tell(&mut self) -> (Vec<u8>, bool) {
+        let mut out = Vec::new();
+        if !self.listens() {
+            self.seen = self.view.feed().last();
+            return (out, false);
+        }
+        let caught_up = self.catch_up(&mut out);
+        if !self.settled || !caught_up {
+            return (out, !caught_up);
+        }
+        self.tell_tip(&mut out);
+        let mut dirty = std::mem::take(&mut self.dirty).into_iter();
+        for key in dirty.by_ref() {
+            self.tell_script(key, &mut out);
+            if out.len() > TELL {
+                break;
+            }
+        }
+        self.dirty.extend(dirty);
+        (out, !self.dirty.is_empty())
+    }
+
+    /// Reads changes; false if there are more.
+    fn catch_up(&mut self, out: &mut Vec<u8>) -> bool {
+        let items = match self.view.feed().after(self.seen, ITEMS) {
+            Ok(items) => items,
+            Err(missed) => {
+                // Too slow for the ring: whatever is subscribed to is looked at anew.
+                count!(self.counters.lagged_total);
+                self.seen = missed.last;
+                self.settled = true;
+                self.dirty.extend(self.scripts.keys().copied());
+                return true;
+            }
+        };
+        for item in &items {
+            self.seen = item.seq;
+            self.settled = item.settled;
+            match item.what.scripts() {
+                None => self.dirty.extend(self.scripts.keys().copied()),
+                Some(touched) if touched.len() < self.scripts.len() => {
+                    let known = touched.iter().filter(|key| self.scripts.contains_key(*key));
+                    self.dirty.extend(known.copied());
+                }
+                Some(touched) => {
+                    let ours = self.scripts.keys();
+                    let known = ours.filter(|key| touched.binary_search(key).is_ok());
+                    self.dirty.extend(known.copied());
+                }
+            }
+            if let What::BlockCame {
+                height,
+                hash,
+                header,
+                ..
+            } = &item.what
+                && let Some((told, from)) = &mut self.header
+                && item.seq > *from
+            {
+                *told = *hash;
+                put_header(out, *height, &header.to_bytes());
+                count!(self.counters.notifications_total);
+            }
+        }
+        items.len() < ITEMS
+    }
+
+    /// Tells the tip where it is not the header last told: blocks left, or many came at once.
+    fn tell_tip(&mut self, out: &mut Vec<u8>) {
+        let Some((told, _)) = self.header else { return };
+        match self.view.tip() {
+            Ok(Some(tip)) if tip.row.hash != told && tip.seq == self.seen => {
+                self.header = Some((tip.row.hash, tip.seq));
+                put_header(out, tip.height, &tip.row.header.to_bytes());
+                count!(self.counters.notifications_total);
+            }
+            Ok(_) => {}
+            Err(e) => tracing::warn!("the tip cannot be told: {e}"),
+        }
+    }
+
+    fn tell_script(&mut self, key: ScriptKey, out: &mut Vec<u8>) {
+        let Some(known) = self.scripts.get(&key).copied() else {
+            return;
+        };
+        let history = match self.view.history(&self.view.script(known.hash)) {
+            Ok(history) => history,
+            Err(Error::TooMany { .. }) => {
+                count!(self.counters.subscriptions_dropped_total);
+                self.scripts.remove(&key);
+                return;
+            }
+            Err(e) => {
+                tracing::warn!("a status cannot be told: {e}");
+                return;
+            }
+        };
+        let status = history.status();
+        if status == known.status {
+            return;
+        }
+        self.scripts.insert(key, Subscribed { status, ..known });
+        let params = json!([hex(&known.hash), status_json(status)]);
+        wire::put_notification(out, "blockchain.scripthash.subscribe", params);
+        count!(self.counters.notifications_total);
+    }
+}
+
+fn put_header(out: &mut Vec<u8>, height: u32, header: &[u8; 80]) {
+    let params = json!([header_json(height, header)]);
+    wire::put_notification(out, "blockchain.headers.subscribe", params);
+}
+
+fn header_json(height: u32, header: &[u8; 80]) -> Value {
+    json!({ "height": height, "hex": bytes_hex(header) })
+}
+
+/// A status is shown as it is, not reversed.
+fn status_json(status: Option<Hash>) -> Value {
+    status.map_or(Value::Null, |status| bytes_hex(&status).into())
+}
+
+/// A view's error as the protocol has it.
+pub(crate) fn failure(e: Error) -> Failure {
+    match &e {
+        Error::TooMany { .. } | Error::Wrong(_) => Failure::new(BAD_REQUEST, e.to_string()),
+        Error::NoNode | Error::Node(_) | Error::Bytes { .. } => {
+            Failure::new(wire::NODE_ERROR, e.to_string())
+        }
+        _ => {
+            tracing::error!("a question failed: {e}");
+            Failure::new(INTERNAL, "the server's database failed")
+        }
+    }
+}
