@@ -12,6 +12,7 @@ pub(super) mod load;
 mod measure;
 mod ratios;
 mod report;
+mod sessions;
 pub(super) mod site;
 pub(super) mod systems;
 mod table;
@@ -28,7 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub use ratios::FIGURES;
 use ratios::Samples;
 use report::{Report, Run};
-use systems::{SYSTEMS, System};
+use systems::{SYSTEMS, Scope, System};
 
 use super::Options;
 use crate::{
@@ -150,7 +151,7 @@ fn rounds(
         }
         for system in order {
             // It is not tried again: what a system lacks it will lack in the next round too.
-            if failed.contains_key(system.name) {
+            if failed.contains_key(system.name) || (round > 0 && system.scope == Scope::Memory) {
                 continue;
             }
             term::step(&format!(
@@ -159,8 +160,14 @@ fn rounds(
                 plan.rounds,
                 system.about_with_length()
             ));
-            let sample = match system.start(programs) {
-                Ok(mut site) => Some(measure::measure(&mut site, system.scope, lengths)),
+            let measured = match system.scope {
+                Scope::Memory => sessions::measure(programs),
+                scope => system
+                    .start(programs)
+                    .map(|mut site| measure::measure(&mut site, scope, lengths)),
+            };
+            let sample = match measured {
+                Ok(sample) => Some(sample),
                 Err(error) => {
                     let why = format!("{error:#}");
                     term::bad(&format!("{}: {why}", system.name));

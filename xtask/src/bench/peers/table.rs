@@ -106,7 +106,7 @@ fn table(out: &mut Vec<String>, report: &Report, title: &str, columns: &[Column]
         .map(|c| format!("{:>WIDTH$}", c.head))
         .collect::<String>();
     out.push(term::paint(Style::Dim, &format!("  {:<20}{heads}", "")));
-    for (name, system) in in_order(report) {
+    for (name, system) in in_order(report).filter(|(_, s)| any(s) || s.state == State::Failed) {
         let cells = columns
             .iter()
             .map(|c| match system.median(&c.figure) {

@@ -43,6 +43,8 @@ pub(crate) enum Kind {
     Nebula,
     /// wireguard-go at both ends, kernel routing in the middle.
     WireGuard,
+    /// A `weftd` with a thousand sessions; nothing of the others' traffic.
+    Crowd,
     /// tinc, one node in each namespace, the ends indirectly connected.
     Tinc,
 }
@@ -54,6 +56,8 @@ pub(crate) enum Scope {
     Full,
     /// What tells the cost of a hop: one TCP stream each way, idle latency.
     Hops,
+    /// Memory with many sessions, once in a run.
+    Memory,
 }
 
 /// All, in the order of the tables.
@@ -120,6 +124,13 @@ pub(crate) const SYSTEMS: &[System] = &[
     hops("weft_3", Kind::Weft, 3),
     hops("kernel_5", Kind::Kernel { offloads: true }, 5),
     hops("weft_5", Kind::Weft, 5),
+    System {
+        name: "weft_sessions",
+        about: "Weft with 1,000 sessions",
+        kind: Kind::Crowd,
+        transits: 0,
+        scope: Scope::Memory,
+    },
 ];
 
 const fn hops(name: &'static str, kind: Kind, transits: usize) -> System {
@@ -147,7 +158,7 @@ impl System {
     #[must_use]
     pub(crate) fn about_with_length(&self) -> String {
         match self.scope {
-            Scope::Full => self.about.to_owned(),
+            Scope::Full | Scope::Memory => self.about.to_owned(),
             Scope::Hops => format!("{} ({})", self.about, self.transits),
         }
     }
@@ -165,6 +176,7 @@ impl System {
             Kind::Nebula => nebula::start(&mut site),
             Kind::WireGuard => wireguard::start(&mut site),
             Kind::Tinc => tinc::start(&mut site),
+            Kind::Crowd => anyhow::bail!("{} has no path to start", self.name),
         }?;
         site.wait_answering()?;
         Ok(site)
