@@ -45,10 +45,10 @@ pub(super) fn draw(report: &Report) -> String {
         .filter(|s| s.scope == Scope::Full)
         .filter_map(|s| Some((s, report.systems.get(s.name)?)))
         .collect::<Vec<_>>();
-    let panel_height = HEAD + ROW * full.len().max(5) as f64 + 26.0;
+    let panel_height = HEAD + ROW * full.len().max(3) as f64 + 26.0;
     let hops = report.systems.contains_key("weft_2") || report.systems.contains_key("kernel_2");
     let rows = if hops { 3.0 } else { 2.0 };
-    let top = 92.0;
+    let top = 108.0;
     let height = top + rows * (panel_height + GAP / 2.0) + 34.0;
     let mut svg = Svg::new(WIDTH, height);
     svg.text(
@@ -61,16 +61,18 @@ pub(super) fn draw(report: &Report) -> String {
         "Weft and its peers",
     );
     let run = &report.run;
-    let line = format!(
-        "client – transit – server in network namespaces, one machine ({} processors, Linux {}), {} interleaved round{}{}; \
-         bars are medians, whiskers least and greatest",
-        run.processors,
-        run.kernel,
+    let what = format!(
+        "client – transit – server in network namespaces of one machine ({} processors, Linux {})",
+        run.processors, run.kernel
+    );
+    let how = format!(
+        "medians of {} interleaved round{}{}; whiskers are the least and the greatest",
         run.rounds,
         if run.rounds == 1 { "" } else { "s" },
         if run.quick { " of short runs" } else { "" },
     );
-    svg.text(MARGIN, 66.0, 12.5, FAINT, "start", "400", &line);
+    svg.text(MARGIN, 66.0, 12.5, FAINT, "start", "400", &what);
+    svg.text(MARGIN, 84.0, 12.5, FAINT, "start", "400", &how);
     let place = |n: usize| {
         let (row, column) = ((n / 2) as f64, (n % 2) as f64);
         (
@@ -202,7 +204,7 @@ fn latencies(svg: &mut Svg, (x, y): (f64, f64), rows: &Rows<'_>) {
         all.iter().copied().fold(f64::INFINITY, f64::min),
         all.iter().copied().fold(0.0, f64::max),
     );
-    let title = "Requests over TCP: idle median (○), 99th percentile beside one full stream (●)";
+    let title = "TCP requests: idle median (○), loaded 99th percentile (●)";
     panel(svg, (x, y), title, rows, &scale);
     for (n, (system, measured)) in rows.iter().enumerate() {
         let middle = y + HEAD + (n as f64 + 0.5) * ROW;
@@ -240,7 +242,7 @@ fn processor(svg: &mut Svg, (x, y): (f64, f64), rows: &Rows<'_>) {
     panel(
         svg,
         (x, y),
-        "Processor seconds per gigabyte: own processes, softirq, rest",
+        "CPU seconds per gigabyte: own processes, softirq, rest",
         rows,
         &scale,
     );

@@ -1,20 +1,22 @@
 //! Bulk traffic: iperf3 from the client to the server, or back.
 
 use std::{
+    io::Read,
     net::IpAddr,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::{
-    lab::{netns::Netns, wait_for},
-    term,
-};
+use crate::lab::{netns::Netns, wait_for};
 
 const PORT: &str = "5201";
+/// How long the server may take until it listens.
+const LISTEN_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take beside the time it was told to send.
+const OVERTIME: Duration = Duration::from_secs(15);
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,20 +98,42 @@ pub(crate) fn run(
         }
     }
     // The server may not listen yet when the client asks first.
-    let limit = Duration::from_secs(10);
-    let text = wait_for(
-        "iperf3's server to listen",
-        limit,
-        || match term::output_of(&mut ask) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if served.0.try_wait()?.is_some() => Err(error),
-            Err(_) => Ok(None),
-        },
-    )?;
-    parse(
-        &serde_json::from_str(&text).context("iperf3 wrote no JSON")?,
-        traffic,
-    )
+    wait_for("iperf3's server to listen", LISTEN_LIMIT, || {
+        let report = bounded(&mut ask, Duration::from_secs(seconds.into()) + OVERTIME)?;
+        let refused = report
+            .get("error")
+            .and_then(Value::as_str)
+            .is_some_and(|e| e.contains("unable to connect"));
+        if refused && served.0.try_wait()?.is_none() {
+            return Ok(None);
+        }
+        parse(&report, traffic).map(Some)
+    })
+}
+
+/// Runs the client and reads its report; it is ended when it takes longer than `limit`, as it may where its first
+/// datagrams are lost.
+fn bounded(ask: &mut Command, limit: Duration) -> Result<Value> {
+    let mut client = Served(
+        ask.stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("cannot start iperf3")?,
+    );
+    let mut output = client.0.stdout.take().context("iperf3 has no output")?;
+    let reading = std::thread::spawn(move || {
+        let mut text = String::new();
+        output.read_to_string(&mut text).map(|_| text)
+    });
+    let ended = wait_for("iperf3 to end", limit, || Ok(client.0.try_wait()?));
+    drop(client);
+    let text = reading
+        .join()
+        .ok()
+        .context("the thread that reads iperf3's output ended unexpectedly")??;
+    ended?;
+    serde_json::from_str(&text).context("iperf3 wrote no JSON")
 }
 
 /// Reads iperf3's report.

@@ -13,7 +13,7 @@ use super::{
 use crate::term::{self, Style};
 
 /// Width of a column.
-const WIDTH: usize = 9;
+const WIDTH: usize = 11;
 
 /// Prints everything; `before` are the ratios of the last run.
 pub(super) fn print(report: &Report, before: &BTreeMap<String, f64>) {
