@@ -39,8 +39,8 @@ fn lines(report: &Report, before: &BTreeMap<String, f64>) -> Vec<String> {
     for payload in PAYLOADS {
         bulk.push(Column {
             head: format!("udp {payload}"),
-            figure: format!("udp{payload}_gbps"),
-            digits: 2,
+            figure: format!("udp{payload}_kpps"),
+            digits: 1,
         });
     }
     for payload in PAYLOADS {
@@ -53,7 +53,7 @@ fn lines(report: &Report, before: &BTreeMap<String, f64>) -> Vec<String> {
     table(
         &mut out,
         report,
-        "Bulk: Gbit/s of payload received, and the share of UDP lost",
+        "Bulk: TCP in Gbit/s of payload received; UDP in thousands of datagrams received per second, and the share lost",
         &bulk,
     );
     let micros = |head: &str, figure: &str| Column {
