@@ -15,7 +15,7 @@ use aya_ebpf::{
     macros::{btf_map, xdp},
     programs::XdpContext,
 };
-use weft_abi::tag_words;
+use weft_abi::tag_14;
 
 /// Ethernet, IPv4 or IPv6, UDP, and the 28 bytes a datagram begins with.
 const V4_LEN: usize = 70;
@@ -106,15 +106,9 @@ fn write<const LEN: usize>(ctx: &XdpContext, template: &mut Template) -> u32 {
             out[from + 7],
         ])
     };
-    let middle = word(at + 16) as u32 as u64 | u64::from(template.payload_len.swap_bytes()) << 32;
-    let tag = tag_words(
-        template.key[0],
-        template.key[1],
-        word(at),
-        middle,
-        word(at + 20),
-    )
-    .to_le_bytes();
+    let len = (template.payload_len as u16).swap_bytes();
+    let middle = word(at + 16) as u32 as u64 | u64::from(len) << 32;
+    let tag = tag_14(template.key[0], template.key[1], word(at), middle).to_le_bytes();
     let mut i = 0;
     while i < 8 {
         out[at + 8 + i] = tag[i];
@@ -157,25 +151,19 @@ pub fn sink(ctx: XdpContext) -> u32 {
     XDP_DROP
 }
 
-/// SipHash of 24 bytes of the packet, under the template's key.
+/// SipHash of 14 bytes of the packet, as many as a labelled packet's tag covers, under the template's key.
 #[xdp]
 pub fn siphash(ctx: XdpContext) -> u32 {
     let data = ctx.data();
-    if data + 24 > ctx.data_end() {
+    if data + 16 > ctx.data_end() {
         return XDP_PASS;
     }
     let Some(template) = TEMPLATE.get(0) else {
         return XDP_PASS;
     };
-    // SAFETY: 24 bytes lie between data and data_end; eBPF reads words at any address.
-    let words = unsafe { (data as *const [u64; 3]).read_unaligned() };
-    let tag = tag_words(
-        template.key[0],
-        template.key[1],
-        words[0],
-        words[1],
-        words[2],
-    );
+    // SAFETY: 16 bytes lie between data and data_end; eBPF reads words at any address.
+    let words = unsafe { (data as *const [u64; 2]).read_unaligned() };
+    let tag = tag_14(template.key[0], template.key[1], words[0], words[1]);
     // So that the result is used.
     if tag == 0 { XDP_DROP } else { XDP_PASS }
 }

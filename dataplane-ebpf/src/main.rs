@@ -23,6 +23,7 @@ use crate::{frame::XdpFrame, tables::Maps};
 
 /// Switches labelled packets, hands the mesh's other packets up verified, passes what is not the mesh's.
 #[xdp(frags)]
+#[inline(always)]
 pub fn weft(ctx: XdpContext) -> u32 {
     let mut frame = XdpFrame::new(&ctx);
     let outcome = switch(&Maps, &mut frame);

@@ -436,9 +436,20 @@ fn drops_before_the_tag() {
                 mutate(at + 3, SLOT_RETIRED as u8),
                 DropReason::StaleEpoch,
             );
-            for byte in 4..28 {
+            for byte in 4..20 {
                 let packet = mutate(at + byte, good[at + byte] ^ 0x10);
                 push("a changed byte", packet, DropReason::BadTag);
+            }
+            // Without the bottom of the stack the next eight bytes are labels, and covered like the first.
+            let stack = [
+                LabelEntry::new(Label(SWAP_V4), 0, false, 64),
+                LabelEntry::new(Label(SWAP_V4), 0, true, 64),
+            ];
+            let deep = frame(&Datagram::labelled(slot, 0, 501, &stack, &[0xa5; 40]));
+            for byte in 4..28 {
+                let mut packet = deep.clone();
+                packet[at + byte] ^= 0x10;
+                push("a changed byte of a stack", packet, DropReason::BadTag);
             }
             push("another lane", mutate(at + 1, 0x40), DropReason::BadTag);
             let grown = [&good[at..], &[0]].concat();

@@ -36,7 +36,7 @@ pub use layout::{
 pub use lfib::{LfibEntry, LfibOp};
 pub use rewrite::{Stamped, stamp, stamp_handshake};
 pub use route::{Forward, MAX_STACK, Route, count_labels, route, select};
-pub use siphash::{siphash24, tag_words};
+pub use siphash::{siphash24, tag_14, tag_22};
 pub use switch::switch;
 pub use tables::Tables;
 pub use underlay::{

@@ -4,6 +4,7 @@ use crate::{
     DropReason, ETHERNET_LEN, EncapsulationCell, FIXED_LEN, Fixed, Forward, Frame, IPV4_LEN,
     IPV6_LEN, Kind, LINK_LEN, NextHop, NextHopIndex, Slot, TAG_OFFSET, Tables, UDP_LEN, link_word,
     underlay_overhead,
+    wire::{chunk, chunk_mut},
 };
 
 const V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
@@ -17,22 +18,9 @@ pub(crate) fn fits(family: u32, mtu: u16, len: u32) -> bool {
 
 #[inline(always)]
 fn put<const N: usize, const W: usize>(to: &mut [u8; N], at: usize, bytes: [u8; W]) {
-    let mut i = 0;
-    while i < W {
-        to[at + i] = bytes[i];
-        i += 1;
+    if let Some(chunk) = chunk_mut(to, at) {
+        *chunk = bytes;
     }
-}
-
-#[inline(always)]
-fn fixed_at<const N: usize>(from: &[u8; N], at: usize) -> [u8; FIXED_LEN] {
-    let mut fixed = [0; FIXED_LEN];
-    let mut i = 0;
-    while i < FIXED_LEN {
-        fixed[i] = from[at + i];
-        i += 1;
-    }
-    fixed
 }
 
 /// Link header and label of a packet that is sent on; the first 28 bytes of its datagram payload begin at `at`.
@@ -46,11 +34,16 @@ fn put_link<const N: usize>(
     at: usize,
 ) {
     let link = link_word(kind, forward.lane, Slot(hop.slot.load() as u16), seq);
-    put(to, at, link.to_le_bytes());
-    put(to, at + LINK_LEN, forward.top);
-    let fixed = Fixed::read(&fixed_at(to, at));
+    let fixed = Fixed {
+        link,
+        tag: 0,
+        top: u32::from_le_bytes(forward.top),
+        rest: u64::from_le_bytes(*chunk(to, at + LINK_LEN + 4)),
+    };
     let tag = fixed.expected_tag(hop.key(), forward.len);
+    put(to, at, link.to_le_bytes());
     put(to, at + TAG_OFFSET, tag.to_le_bytes());
+    put(to, at + LINK_LEN, forward.top);
 }
 
 /// A verified packet that is to be sent on.

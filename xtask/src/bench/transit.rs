@@ -50,7 +50,7 @@ pub(super) const FIGURES: &[Figure] = &[
     },
     Figure {
         name: "siphash_ns",
-        about: "SipHash-2-4 of 24 bytes alone, likewise",
+        about: "SipHash-2-4 of 14 bytes alone (what a tag covers), likewise",
         aim: Aim::Told,
     },
     Figure {

@@ -509,11 +509,13 @@ pub fn retag(bytes: &mut [u8], key: TagKey) {
     if bytes.len() < 28 {
         return;
     }
-    let mut hashed = [0; 24];
-    hashed[..8].copy_from_slice(&bytes[..8]);
-    hashed[8..12].copy_from_slice(&bytes[16..20]);
-    hashed[12..16].copy_from_slice(&(bytes.len() as u32).to_be_bytes());
-    hashed[16..].copy_from_slice(&bytes[20..28]);
+    let mut hashed = bytes[..8].to_vec();
+    hashed.extend_from_slice(&bytes[16..20]);
+    hashed.extend_from_slice(&(bytes.len() as u16).to_be_bytes());
+    let session_follows = bytes[0] & 0x0f == 1 && bytes[18] & 1 == 1;
+    if !session_follows {
+        hashed.extend_from_slice(&bytes[20..28]);
+    }
     let k = key.0;
     let half = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| k[at + i]));
     bytes[8..16].copy_from_slice(&siphash24([half(0), half(8)], &hashed).to_le_bytes());
