@@ -29,7 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 pub use ratios::FIGURES;
 use ratios::Samples;
 use report::{Report, Run};
-use systems::{SYSTEMS, Scope, System};
+use systems::{Kind, SYSTEMS, Scope, System};
 
 use super::Options;
 use crate::{
@@ -101,7 +101,6 @@ impl Plan {
 pub fn run(plan: &Plan, programs: &Programs) -> Result<()> {
     let begun = Instant::now();
     let mut run = Run {
-        rounds: plan.rounds,
         quick: plan.quick,
         only: plan.only.clone(),
         ..Run::here()
@@ -113,9 +112,18 @@ pub fn run(plan: &Plan, programs: &Programs) -> Result<()> {
         ));
     }
     let mut failed = BTreeMap::new();
-    let samples = rounds(plan, programs, &mut failed);
-    run.seconds = begun.elapsed().as_secs_f64();
-    let report = Report::new(run, &plan.systems, &samples, &failed);
+    let mut samples = Samples::new();
+    let mut report = Report::new(run.clone(), &plan.systems, &samples, &failed);
+    for round in 0..plan.rounds {
+        one_round(plan, round, programs, &mut samples, &mut failed);
+        run.rounds = round + 1;
+        run.seconds = begun.elapsed().as_secs_f64();
+        report = Report::new(run.clone(), &plan.systems, &samples, &failed);
+        if let Some(file) = &plan.json {
+            // A run that is ended early leaves the rounds it has done.
+            report.write(file)?;
+        }
+    }
     let last = paths::own_folder().join("bench/peers.json");
     let before = report::earlier(&last);
     table::print(&report, &before);
@@ -123,7 +131,7 @@ pub fn run(plan: &Plan, programs: &Programs) -> Result<()> {
     let own = plan
         .systems
         .iter()
-        .filter(|s| s.name.starts_with("weft") || s.name.starts_with("kernel"));
+        .filter(|s| matches!(s.kind, Kind::Weft | Kind::Kernel { .. }));
     for system in own {
         if let Some(why) = failed.get(system.name) {
             bail!("{} could not be measured: {why}", system.name);
@@ -132,57 +140,55 @@ pub fn run(plan: &Plan, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// All rounds; what failed is told at once and in `failed`.
-fn rounds(
+/// One round; what failed is told at once and in `failed`.
+fn one_round(
     plan: &Plan,
+    round: usize,
     programs: &Programs,
+    samples: &mut Samples,
     failed: &mut BTreeMap<&'static str, String>,
-) -> Samples {
+) {
     let lengths = if plan.quick {
         Lengths::QUICK
     } else {
         Lengths::FULL
     };
-    let mut samples = Samples::new();
-    for round in 0..plan.rounds {
-        let mut order = plan.systems.clone();
-        if round % 2 == 1 {
-            order.reverse();
-        }
-        for system in order {
-            // It is not tried again: what a system lacks it will lack in the next round too.
-            if failed.contains_key(system.name) || (round > 0 && system.scope == Scope::Memory) {
-                continue;
-            }
-            term::step(&format!(
-                "round {}/{}: {}",
-                round + 1,
-                plan.rounds,
-                system.about_with_length()
-            ));
-            let measured = match system.scope {
-                Scope::Memory => sessions::measure(programs),
-                scope => system
-                    .start(programs)
-                    .map(|mut site| measure::measure(&mut site, scope, lengths)),
-            };
-            let sample = match measured {
-                Ok(sample) => Some(sample),
-                Err(error) => {
-                    let why = format!("{error:#}");
-                    term::bad(&format!("{}: {why}", system.name));
-                    failed.insert(system.name, why);
-                    None
-                }
-            };
-            for (what, why) in sample.iter().flat_map(|s| &s.errors) {
-                term::bad(&format!("{}, {what}: {why}", system.name));
-            }
-            samples.entry(system.name).or_default().push(sample);
-            std::thread::sleep(SETTLE);
-        }
+    let mut order = plan.systems.clone();
+    if round % 2 == 1 {
+        order.reverse();
     }
-    samples
+    for system in order {
+        // It is not tried again: what a system lacks it will lack in the next round too.
+        if failed.contains_key(system.name) || (round > 0 && system.scope == Scope::Memory) {
+            continue;
+        }
+        term::step(&format!(
+            "round {}/{}: {}",
+            round + 1,
+            plan.rounds,
+            system.about_with_length()
+        ));
+        let measured = match system.scope {
+            Scope::Memory => sessions::measure(programs),
+            scope => system
+                .start(programs)
+                .map(|mut site| measure::measure(&mut site, scope, lengths)),
+        };
+        let sample = match measured {
+            Ok(sample) => Some(sample),
+            Err(error) => {
+                let why = format!("{error:#}");
+                term::bad(&format!("{}: {why}", system.name));
+                failed.insert(system.name, why);
+                None
+            }
+        };
+        for (what, why) in sample.iter().flat_map(|s| &s.errors) {
+            term::bad(&format!("{}, {what}: {why}", system.name));
+        }
+        samples.entry(system.name).or_default().push(sample);
+        std::thread::sleep(SETTLE);
+    }
 }
 
 /// Writes what was asked for, and keeps the report of a whole run for the next to be compared with.

@@ -35,7 +35,7 @@ pub(super) struct Report {
 /// How and where.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(super) struct Run {
-    /// Rounds asked for.
+    /// Rounds done.
     pub(super) rounds: usize,
     /// Short runs.
     pub(super) quick: bool,
