@@ -1,6 +1,6 @@
-//! `cargo xtask build`: the programs, with the eBPF object in them.
+//! `cargo xtask build`: the programs of the mesh, with the eBPF object in them, and those of the index.
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
 
@@ -55,6 +55,31 @@ pub fn build(profile: Profile) -> Result<Programs> {
     Ok(programs)
 }
 
+/// Builds `weft-indexd`; says where it is.
+///
+/// # Errors
+/// When RocksDB cannot be set up or the build fails.
+pub fn index(profile: Profile) -> Result<PathBuf> {
+    setup::index(Need::Build, false)?;
+    let mut command = index_cargo();
+    command.args(["build", "--package", "weft-indexd", "--bins"]);
+    let folder = match profile {
+        Profile::Dev => "debug",
+        Profile::Release => {
+            command.arg("--release");
+            "release"
+        }
+    };
+    term::run(&mut command)?;
+    let program = paths::target().join(folder).join("weft-indexd");
+    ensure!(
+        program.is_file(),
+        "the build went well and left no {}",
+        program.display()
+    );
+    Ok(program)
+}
+
 /// The programs a lab or the demo shall run: those in `WEFT_BIN_DIR`, else a fresh release build.
 ///
 /// # Errors
@@ -64,6 +89,18 @@ pub fn for_lab() -> Result<Programs> {
         return Programs::find();
     }
     build(Profile::Release)
+}
+
+/// Cargo in the workspace of the index. `indexer/.cargo/config.toml` tells it the rest.
+#[must_use]
+pub fn index_cargo() -> Command {
+    let mut command = Command::new(paths::cargo());
+    command.current_dir(paths::indexer());
+    if std::env::var_os("CARGO_TARGET_DIR").is_some() {
+        // It may be relative to where we were started.
+        command.env("CARGO_TARGET_DIR", paths::target());
+    }
+    command
 }
 
 /// Cargo in the workspace, told which linker setup found where it would not find that by itself.

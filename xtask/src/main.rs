@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use xtask::{
     bench, building, demo,
     lab::{topology::Topology, verb},
-    paths::Programs,
+    paths::{Part, Programs},
     setup, suite, term,
 };
 
@@ -32,17 +32,29 @@ enum Verb {
         #[arg(long)]
         build_only: bool,
     },
-    /// Build weftd and weft, with the eBPF object inside
+    /// Build weftd and weft, with the eBPF object inside, and weft-indexd
     Build {
         /// Compile as tests do: debug assertions, overflow checks
         #[arg(long)]
         dev: bool,
+        /// Only one part
+        #[arg(long, value_enum)]
+        only: Option<Part>,
     },
-    /// Run every test of the workspace, those in network namespaces included
+    /// Run every test, those in network namespaces and with coin nodes included
     Test {
         /// Only tests with this in their names
         #[arg(long)]
         filter: Option<String>,
+        /// Only those of one part
+        #[arg(long, value_enum)]
+        only: Option<Part>,
+    },
+    /// Tests that go on for longer than the suite can wait
+    Soak {
+        /// What
+        #[arg(value_enum)]
+        what: suite::Soak,
     },
     /// Measure, and tell the figures next to what is aimed at
     Bench {
@@ -135,18 +147,25 @@ fn run(verb: Verb) -> Result<ExitCode> {
                 setup::Need::Run
             };
             setup::setup(need, true)?;
+            setup::index(need, true)?;
         }
-        Verb::Build { dev } => {
+        Verb::Build { dev, only } => {
             let profile = if dev {
                 building::Profile::Dev
             } else {
                 building::Profile::Release
             };
-            let programs = building::build(profile)?;
-            term::good(&programs.weftd.display().to_string());
-            term::good(&programs.weft.display().to_string());
+            if only != Some(Part::Index) {
+                let programs = building::build(profile)?;
+                term::good(&programs.weftd.display().to_string());
+                term::good(&programs.weft.display().to_string());
+            }
+            if only != Some(Part::Mesh) {
+                term::good(&building::index(profile)?.display().to_string());
+            }
         }
-        Verb::Test { filter } => suite::test(filter.as_deref())?,
+        Verb::Test { filter, only } => suite::test(filter.as_deref(), only)?,
+        Verb::Soak { what } => suite::soak(what)?,
         Verb::Bench {
             name,
             json,

@@ -4,11 +4,26 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+/// A part of the repository that is built and tested by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The mesh: the workspace at the root.
+    Mesh,
+    /// The coin index and what else stands on RocksDB: the workspace in `indexer/`.
+    Index,
+}
+
 /// The root of the repository.
 #[must_use]
 pub fn workspace() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
+}
+
+/// The workspace of the services on RocksDB.
+#[must_use]
+pub fn indexer() -> PathBuf {
+    workspace().join("indexer")
 }
 
 /// Tools and state that belong to this checkout (ignored by git).

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: every test of the workspace, in an order that finds the cheap failures first, with one line at
+//! `cargo xtask test`: every test of both workspaces, in an order that finds the cheap failures first, with one line at
 //! the end that says how many passed, failed and could not run.
 //!
 //! Test programs are run one after the other. Those named `net_*` bring up labs and do timing, so their tests run one
@@ -18,8 +18,9 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::{
-    building, paths,
-    setup::{self, Need},
+    building,
+    paths::{self, Part},
+    setup::{self, Need, nodes},
     skip, term,
 };
 
@@ -33,6 +34,9 @@ const ORDER: &[&str] = &[
     "weft-cli",
     "weft-node",
     "xtask",
+    "weft-chain",
+    "weft-source",
+    "weft-store",
 ];
 
 /// What came of the tests.
@@ -101,16 +105,15 @@ impl Tally {
 ///
 /// # Errors
 /// When the build fails, or any test failed (after the summary was printed).
-pub fn test(filter: Option<&str>) -> Result<()> {
+pub fn test(filter: Option<&str>, only: Option<Part>) -> Result<()> {
     let begun = Instant::now();
-    if let Err(obstacle) = setup::ensure(Need::Run) {
-        term::warn(&format!(
-            "tests that need nodes in namespaces will be skipped: {obstacle:#}"
-        ));
-    }
-    let ebpf = setup::ensure(Need::Build)?;
+    let cargos = cargos(only)?;
     term::step("building the programs and the tests");
-    let tests = test_programs(&ebpf)?;
+    let mut tests = Vec::new();
+    for cargo in &cargos {
+        tests.extend(test_programs(cargo())?);
+    }
+    tests.sort_by(|a, b| a.order.cmp(&b.order));
     let programs = paths::target().join("debug");
     let mut tally = Tally::default();
     for test in &tests {
@@ -128,22 +131,27 @@ pub fn test(filter: Option<&str>) -> Result<()> {
             .current_dir(&test.folder)
             .env("CARGO_MANIFEST_DIR", &test.folder);
         command.env("WEFT_BIN_DIR", &programs);
+        if let Some(bcoin) = nodes::bcoin() {
+            command.env("WEFT_BCOIN", bcoin);
+        }
         run_program(&test.name, command, &mut tally)?;
     }
     term::step("documentation tests");
-    let mut command = building::cargo(&ebpf);
-    command
-        .args([
-            "test",
-            "--quiet",
-            "--workspace",
-            "--doc",
-            "--",
-            "--format=pretty",
-            "--show-output",
-        ])
-        .args(filter);
-    run_program("documentation", command, &mut tally)?;
+    for cargo in &cargos {
+        let mut command = cargo();
+        command
+            .args([
+                "test",
+                "--quiet",
+                "--workspace",
+                "--doc",
+                "--",
+                "--format=pretty",
+                "--show-output",
+            ])
+            .args(filter);
+        run_program("documentation", command, &mut tally)?;
+    }
 
     if !tally.skipped.is_empty() {
         term::heading("Skipped");
@@ -176,6 +184,51 @@ pub fn test(filter: Option<&str>) -> Result<()> {
     Ok(())
 }
 
+/// Cargo in a workspace.
+type Cargo = Box<dyn Fn() -> Command>;
+
+/// Sets up what the tests need; gives cargo for each workspace whose tests are wanted.
+fn cargos(only: Option<Part>) -> Result<Vec<Cargo>> {
+    let mut cargos: Vec<Cargo> = Vec::new();
+    if only != Some(Part::Index) {
+        if let Err(obstacle) = setup::ensure(Need::Run) {
+            term::warn(&format!(
+                "tests that need nodes in namespaces will be skipped: {obstacle:#}"
+            ));
+        }
+        let ebpf = setup::ensure(Need::Build)?;
+        cargos.push(Box::new(move || building::cargo(&ebpf)));
+    }
+    if only != Some(Part::Mesh) {
+        setup::index(Need::Run, false)?;
+        cargos.push(Box::new(building::index_cargo));
+    }
+    Ok(cargos)
+}
+
+/// Tests that the suite runs in a short form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Soak {
+    /// The index: 200 times killed at a random moment, ten minutes beside a live node.
+    Index,
+}
+
+/// Runs the long form of tests.
+///
+/// # Errors
+/// When the build fails or a test does.
+pub fn soak(what: Soak) -> Result<()> {
+    let Soak::Index = what;
+    setup::index(Need::Run, false)?;
+    let mut command = building::index_cargo();
+    command
+        .args(["test", "--package", "weft-indexd", "--test", "crash"])
+        .args(["--test", "live", "--", "--nocapture"])
+        .env("WEFT_CRASH_ROUNDS", "200")
+        .env("WEFT_LIVE_SECONDS", "600");
+    term::run(&mut command)
+}
+
 /// A compiled test program.
 #[derive(Clone, Debug)]
 struct TestProgram {
@@ -187,8 +240,8 @@ struct TestProgram {
     order: (usize, bool, String),
 }
 
-/// Compiles all test programs and lists them in order.
-fn test_programs(ebpf: &setup::toolchain::Ebpf) -> Result<Vec<TestProgram>> {
+/// Compiles all test programs of a workspace and lists them.
+fn test_programs(mut command: Command) -> Result<Vec<TestProgram>> {
     #[derive(Deserialize)]
     struct Message {
         reason: String,
@@ -206,7 +259,6 @@ fn test_programs(ebpf: &setup::toolchain::Ebpf) -> Result<Vec<TestProgram>> {
     struct ProfileOf {
         test: bool,
     }
-    let mut command = building::cargo(ebpf);
     // One build for programs and tests: what they share is compiled once, with the same features.
     command.args(["build", "--workspace", "--lib", "--bins", "--tests"]);
     command.arg("--message-format=json-render-diagnostics");
@@ -255,7 +307,6 @@ fn test_programs(ebpf: &setup::toolchain::Ebpf) -> Result<Vec<TestProgram>> {
             term::shown(&command)
         );
     }
-    programs.sort_by(|a, b| a.order.cmp(&b.order));
     Ok(programs)
 }
 

@@ -4,12 +4,15 @@ mod common;
 
 use std::{fs, net::UdpSocket, path::Path, process::Stdio, time::Duration};
 
-use common::{SOON, chain, chain_text, connected, lab, stream, topology, until};
+use common::{
+    SOON, chain, chain_text, connected, forwarded, lab, path_in_use, stream, topology, until,
+};
 use weft_client::{api::ForwardMode, config::DEFAULT_PORT};
 use xtask::{
-    lab::{Lab, node::Node, wait_for},
+    lab::{Lab, netns, node::Node, wait_for},
     needs_lab,
     paths::Programs,
+    skip,
 };
 
 /// `a - b - c` with nothing running.
@@ -312,6 +315,14 @@ fn an_interface_that_vanishes_takes_only_its_links_along() {
     connected(&lab, "a", "b");
     connected(&lab, "a", "c");
     let (to_b, to_c) = (stream(&lab, "a", "b", 100), stream(&lab, "a", "c", 200));
+    // Whose link comes up last begins with the way round.
+    for far in ["b", "c"] {
+        until("the direct path to be in use", SOON, || {
+            path_in_use(&lab, "a", far) == ["a", far]
+        });
+    }
+    drop((to_b, to_c));
+    let (to_b, to_c) = (stream(&lab, "a", "b", 101), stream(&lab, "a", "c", 201));
     lab.node("a").namespace().ip("link del to-b\n").unwrap();
     to_b.wait_received(1000, Duration::from_secs(30)).unwrap();
     to_c.wait_received(1000, SOON).unwrap();
@@ -322,6 +333,166 @@ fn an_interface_that_vanishes_takes_only_its_links_along() {
     });
     assert!(lab.node("a").ended().unwrap().is_none());
     lab.node("a").stop().unwrap_or_else(|e| panic!("{e:#}"));
+}
+
+/// A veth end without XDP and without GRO drops what the far end's XDP program redirects to it, and counts it nowhere.
+#[test]
+fn what_an_interface_would_lose_is_sent_by_the_daemon() {
+    needs_lab!();
+    let text = "[nodes.a]\n[nodes.b]\ntun = false\n[nodes.c]\nconfig = { xdp = { mode = \"off\" } }\n\
+        [[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"c\"]\nfamily = \"v6\"\n";
+    let lab = lab(text);
+    connected(&lab, "a", "c");
+    let reason = || {
+        let status = lab.node("b").api().unwrap().status().unwrap();
+        let to_c = status.interfaces.into_iter().find(|i| i.name == "to-c");
+        to_c.unwrap().reason
+    };
+    let whole = |port| {
+        let stream = stream(&lab, "a", "c", port);
+        stream.wait_received(1000, SOON).unwrap();
+        let report = stream.finish().unwrap();
+        assert_eq!(report.lost(), 0, "{report:?}");
+        forwarded(&lab, "b")
+    };
+    assert_eq!(reason(), "");
+    let (xdp, daemon) = whole(100);
+    assert!(xdp > 1000, "{xdp} in XDP, {daemon} in weftd");
+
+    let offload = |on| {
+        let c = lab.node("c").namespace();
+        c.run(|| netns::gro("to-b", on)).unwrap().unwrap();
+    };
+    offload(false);
+    let said = wait_for("the loss to be foreseen", SOON, || {
+        Ok(reason().contains("NDO_XMIT").then_some(()))
+    });
+    if said.is_err() && !kernel_tells_features() {
+        skip!("this kernel does not tell what interfaces can do with XDP (it does from 6.3 on)");
+    }
+    said.unwrap();
+    let (xdp, daemon) = whole(200);
+    assert!(daemon > 1000, "{xdp} in XDP, {daemon} in weftd");
+
+    offload(true);
+    until("the kernel to be trusted again", SOON, || {
+        reason().is_empty()
+    });
+    let (now, _) = whole(300);
+    assert!(now > xdp + 1000, "{now} in XDP after {xdp}");
+}
+
+fn kernel_tells_features() -> bool {
+    let version = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = version.split('.').map_while(|n| n.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+}
+
+/// A setting of the service's unit.
+fn unit(setting: &str) -> String {
+    let file = xtask::paths::workspace().join("dist/weftd.service");
+    let text = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let start = format!("{setting}=");
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(&start));
+    lines
+        .next()
+        .unwrap_or_else(|| panic!("{} has no {setting}", file.display()))
+        .to_owned()
+}
+
+/// The service manager is no part of the tests; what the unit leaves of root's powers is.
+#[test]
+fn the_services_capabilities_suffice() {
+    needs_lab!();
+    let lab = built();
+    for name in ["b", "c"] {
+        lab.node(name).start().unwrap_or_else(|e| panic!("{e:#}"));
+    }
+    let node = lab.node("a");
+    let left: String = unit("CapabilityBoundingSet")
+        .split_whitespace()
+        .map(|name| {
+            format!(
+                ",+{}",
+                name.strip_prefix("CAP_").unwrap().to_ascii_lowercase()
+            )
+        })
+        .collect();
+    let log = fs::File::create(node.log_file()).unwrap();
+    let mut child = node
+        .exec("setpriv")
+        .arg(format!("--bounding-set=-all{left}"))
+        .args(["--inh-caps=-all", "--no-new-privs"])
+        .arg(&Programs::find().unwrap().weftd)
+        .arg("--dir")
+        .arg(node.dir())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    let tried = std::panic::catch_unwind(|| {
+        connected(&lab, "a", "c");
+        let stream = stream(&lab, "a", "c", 100);
+        stream.wait_received(1000, SOON).unwrap();
+        assert_eq!(stream.finish().unwrap().lost(), 0);
+        let status = node.api().unwrap().status().unwrap();
+        assert!(status.notices.is_empty(), "{:?}", status.notices);
+        let native = |i: &weft_client::api::Interface| i.mode == ForwardMode::KernelNative;
+        assert!(
+            status.interfaces.iter().all(native) && status.tun.is_some(),
+            "{status:?}"
+        );
+        assert!(forwarded(&lab, "b").0 > 1000);
+    });
+    // SAFETY: signals our own child, which has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGTERM) };
+    let ended = wait_for("weftd to end", SOON, || Ok(child.try_wait()?));
+    if ended.is_err() {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    if let Err(panic) = tried {
+        eprintln!("{}", node.log_end(30));
+        std::panic::resume_unwind(panic);
+    }
+    assert!(ended.unwrap().success(), "{}", node.log_end(30));
+    assert_eq!(pins(&lab).iter().filter(|p| p.contains("/b-")).count(), 0);
+}
+
+/// systemd itself reads the unit and rates what it leaves open.
+#[test]
+fn the_service_manager_understands_the_unit() {
+    let analyze = |arguments: &[&str], unit: &Path| {
+        std::process::Command::new("systemd-analyze")
+            .args(arguments)
+            .arg(unit)
+            .output()
+    };
+    let folder = std::env::temp_dir().join(format!("weft-unit-test-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    let copy = folder.join("weftd.service");
+    let text = fs::read_to_string(xtask::paths::workspace().join("dist/weftd.service")).unwrap();
+    // It insists that the program is there.
+    let program = format!("ExecStart={}", unit("ExecStart"));
+    fs::write(&copy, text.replace(&program, "ExecStart=/bin/true")).unwrap();
+    let Ok(verified) = analyze(&["verify", "--man=no"], &copy) else {
+        skip!("there is no systemd-analyze");
+    };
+    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && said.is_empty(), "{said}");
+    let rated = analyze(
+        &["security", "--offline=true", "--threshold=30", "--no-pager"],
+        &copy,
+    )
+    .unwrap();
+    assert!(
+        rated.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&rated.stdout),
+        String::from_utf8_lossy(&rated.stderr)
+    );
+    fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

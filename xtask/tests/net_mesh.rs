@@ -94,6 +94,18 @@ fn a_chain_of_five_hops_with_mixed_underlay() {
     }
 }
 
+/// Every counter of every node, for the message of a test that failed: a lost packet was counted somewhere.
+fn counters(lab: &Lab) -> String {
+    lab.nodes()
+        .map(
+            |node| match node.api().and_then(|mut api| Ok(api.counters()?)) {
+                Ok(counters) => format!("{}: {counters:?}\n", node.name()),
+                Err(error) => format!("{}: {error:#}\n", node.name()),
+            },
+        )
+        .collect()
+}
+
 #[test]
 fn rekeying_loses_nothing() {
     needs_lab!();
@@ -121,8 +133,13 @@ fn rekeying_loses_nothing() {
         Duration::from_secs(60),
         || link_epochs() >= links + 2 && session_epoch() >= session + 2,
     );
+    let counters = counters(&lab);
     for report in [there.finish().unwrap(), back.finish().unwrap()] {
-        assert_eq!((report.lost(), report.duplicates), (0, 0), "{report:?}");
+        assert_eq!(
+            (report.lost(), report.duplicates),
+            (0, 0),
+            "{report:?}\n{counters}"
+        );
         assert!(report.sent > 10_000, "{report:?}");
     }
 }
@@ -347,10 +364,13 @@ fn a_silent_loss_of_a_link_is_noticed() {
 #[test]
 fn one_way_links_carry_what_goes_their_way() {
     needs_lab!();
-    let text = "[nodes.a]\n[nodes.b]\n[nodes.c]\ntun = false\n\
+    let quick = "config = { timers = { link_rekey_s = 15, session_rekey_s = 15 } }";
+    let text = format!(
+        "[nodes.a]\n{quick}\n[nodes.b]\n{quick}\n[nodes.c]\ntun = false\n{quick}\n\
         [[link]]\nbetween = [\"a\", \"b\"]\none_way = true\n\
-        [[link]]\nbetween = [\"a\", \"c\"]\ntap = true\n[[link]]\nbetween = [\"c\", \"b\"]\nfamily = \"v6\"\n";
-    let lab = lab(text);
+        [[link]]\nbetween = [\"a\", \"c\"]\ntap = true\n[[link]]\nbetween = [\"c\", \"b\"]\nfamily = \"v6\"\n"
+    );
+    let lab = lab(&text);
     connected(&lab, "a", "b");
     let (there, back) = (stream(&lab, "a", "b", 100), stream(&lab, "b", "a", 200));
     until(
@@ -376,15 +396,46 @@ fn one_way_links_carry_what_goes_their_way() {
     for report in [there.finish().unwrap(), back.finish().unwrap()] {
         assert!(report.longest_gap < Duration::from_secs(5), "{report:?}");
     }
+    // And it lasts, for longer than the kernel remembers a neighbour that gives no answer: reports, refreshes and new
+    // keys go round as well.
+    let epochs = || {
+        let links = ["a", "b", "c"].map(|n| lab.node(n).api().unwrap().links().unwrap());
+        links.iter().flatten().map(|l| l.epoch).min().unwrap_or(0)
+    };
+    let before = epochs();
+    let (there, back) = (stream(&lab, "a", "b", 101), stream(&lab, "b", "a", 201));
+    there
+        .wait_received(45_000, Duration::from_secs(150))
+        .unwrap();
+    until("two rekeys of every link", SOON, || epochs() >= before + 2);
+    for report in [there.finish().unwrap(), back.finish().unwrap()] {
+        assert_eq!((report.lost(), report.duplicates), (0, 0), "{report:?}");
+    }
+    assert_eq!(path_in_use(&lab, "a", "b"), ["a", "b"]);
+    assert_eq!(path_in_use(&lab, "b", "a"), ["b", "c", "a"]);
 }
 
 #[test]
 fn a_prefix_behind_a_node_is_reached_through_it() {
     needs_lab!();
     let text = "[nodes.a]\nadvertise = [\"10.51.0.0/24\"]\n[nodes.b]\ntun = false\n[nodes.c]\nadvertise = [\"10.52.0.0/24\", \"fd99:52::/64\"]\n\
-        [[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"c\"]\nfamily = \"v6\"\n";
+        [nodes.d]\nconfig = { routes = { accept_only = [\"fd99:52::/64\"] } }\n\
+        [[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"c\"]\nfamily = \"v6\"\n\
+        [[link]]\nbetween = [\"b\", \"d\"]\n";
     let lab = lab(text);
     connected(&lab, "a", "c");
+    connected(&lab, "d", "c");
+    let of_d = || lab.node("d").api().unwrap();
+    until("d to refuse what it was not told to accept", SOON, || {
+        let notices = of_d().status().unwrap().notices;
+        notices
+            .iter()
+            .any(|n| n.contains("10.51.0.0/24, 10.52.0.0/24") && n.contains("accept_only"))
+    });
+    let routes = of_d().routes().unwrap();
+    let prefixes = routes.iter().filter(|r| r.installed).map(|r| &r.prefix[..]);
+    let prefixes = prefixes.filter(|p| !p.ends_with("/128"));
+    assert_eq!(prefixes.collect::<Vec<_>>(), ["fd99:52::/64"]);
     for (from, to) in [("10.51.0.1", "10.52.0.1"), ("::", "fd99:52::1")] {
         let target = SocketAddr::new(to.parse().unwrap(), 7000);
         let listener = lab

@@ -136,6 +136,12 @@ pub struct InitArgs {
     /// A prefix behind this node that the others shall reach, like 10.1.0.0/16; may be given several times
     #[arg(long, value_name = "PREFIX", value_parser = prefix)]
     pub advertise: Vec<String>,
+    /// A prefix of others that becomes a route of this host, like 10.2.0.0/16; may be given several times
+    #[arg(long, value_name = "PREFIX", value_parser = prefix)]
+    pub accept: Vec<String>,
+    /// Accept every prefix that a member of the network advertises (but default routes): only where all are trusted
+    #[arg(long, conflicts_with = "accept")]
+    pub accept_all: bool,
     /// Use only this network interface as underlay; may be given several times [default: all]
     #[arg(long = "interface", value_name = "NAME")]
     pub interfaces: Vec<String>,

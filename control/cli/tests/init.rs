@@ -112,6 +112,8 @@ fn joining_takes_the_secret_and_the_options() {
         "10.1.0.0/16",
         "--advertise",
         "2001:db8:1::/48",
+        "--accept",
+        "10.2.0.0/16",
         "--interface",
         "eth0",
         "--tun",
@@ -142,9 +144,26 @@ fn joining_takes_the_secret_and_the_options() {
             .collect::<Vec<_>>(),
         ["10.1.0.0/16", "2001:db8:1::/48"]
     );
+    let routes = config.routes;
+    assert_eq!(routes.accept_only, ["10.2.0.0/16".parse().unwrap()]);
+    assert!(!routes.accept);
     assert_eq!(config.tun.name, "mesh0");
     assert_eq!(second.secret().as_bytes(), first.secret().as_bytes());
     assert_ne!(second.identity().id(), first.identity().id());
+}
+
+#[test]
+fn prefixes_of_others_are_accepted_only_where_somebody_says_so() {
+    let node = Node::new();
+    node.weft(&["init"]).ok();
+    let routes = node.config().routes;
+    assert!(!routes.accept && routes.accept_only.is_empty());
+    let trusting = Node::new();
+    trusting.weft(&["init", "--accept-all"]).ok();
+    assert!(trusting.config().routes.accept);
+    let confused = Node::new();
+    let run = confused.weft(&["init", "--accept-all", "--accept", "10.2.0.0/16"]);
+    assert!(run.code != Some(0) && confused.is_empty());
 }
 
 #[test]

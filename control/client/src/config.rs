@@ -118,10 +118,10 @@ pub struct PeerAddress {
 pub struct Routes {
     /// What this node offers to the others.
     pub advertise: Vec<Prefix>,
-    /// Whether the others' prefixes become routes of this host.
-    pub accept: bool,
-    /// Where not empty, only these prefixes and what lies inside them are accepted.
+    /// Of the others' prefixes, these and what lies inside them become routes of this host.
     pub accept_only: Vec<Prefix>,
+    /// Where `accept_only` is empty: whether all of them do (no default routes).
+    pub accept: bool,
     /// Metric of the routes in the kernel's table.
     pub metric: u32,
 }
@@ -578,7 +578,7 @@ impl Default for RawRoutes {
     fn default() -> Self {
         Self {
             advertise: vec![],
-            accept: true,
+            accept: false,
             accept_only: vec![],
             metric: none(512),
         }
@@ -864,6 +864,10 @@ pub struct Params {
     pub peers: Vec<String>,
     /// Prefixes as written.
     pub advertise: Vec<String>,
+    /// Whether to accept every prefix of others.
+    pub accept: bool,
+    /// Prefixes of others to accept, as written.
+    pub accept_only: Vec<String>,
     /// Underlay interfaces; empty for all.
     pub interfaces: Vec<String>,
     /// Whether to open a TUN interface.
@@ -881,6 +885,8 @@ impl Default for Params {
             port: DEFAULT_PORT,
             peers: vec![],
             advertise: vec![],
+            accept: false,
+            accept_only: vec![],
             interfaces: vec![],
             tun: true,
             tun_name: "weft0".to_owned(),
@@ -924,10 +930,12 @@ capacity_mbps = 0
 # Prefixes behind this node that the others can reach through it, e.g. ["10.1.0.0/16", "2001:db8:1::/48"].
 # (The host must forward: sysctl net.ipv4.ip_forward=1, net.ipv6.conf.all.forwarding=1.)
 advertise = {advertise}
-# Whether prefixes that others advertise become routes of this host ...
-accept = true
-# ... and, where not empty, only what lies inside these.
-accept_only = []
+# Which prefixes of others become routes of this host: these, and what lies inside them, e.g. ["10.2.0.0/16"]. Whoever is
+# in the network can advertise any prefix and then gets what this host sends there, so name only what is right. Refused
+# ones stand in `weft status`.
+accept_only = {accept_only}
+# true: where accept_only is empty, every prefix but a default route. For networks whose members are all trusted.
+accept = {accept}
 # Metric of these routes in the kernel's table.
 metric = 512
 
@@ -969,6 +977,8 @@ api_clients = 64
         port = params.port,
         interfaces = list(&params.interfaces),
         advertise = list(&params.advertise),
+        accept = params.accept,
+        accept_only = list(&params.accept_only),
         tun = params.tun,
         tun_name = quoted(&params.tun_name),
         xdp_mode = quoted(&params.xdp_mode),

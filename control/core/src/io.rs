@@ -304,6 +304,8 @@ pub struct LspIngress {
     pub label: Label,
     /// Largest inner packet in bytes that fits every link of the LSP.
     pub inner_mtu: u16,
+    /// TTL of the label entry. Each LSP has one of its own, so that it does not tell a hop how many came before.
+    pub ttl: u8,
 }
 
 /// Changes to the shell's session table.
@@ -372,7 +374,8 @@ pub enum Output {
     Dataplane(DataplaneOp),
     /// Session table.
     Session(SessionOp),
-    /// Destination prefixes (the peers' advertised ones) that lead to a node: complete set, whenever it changed.
+    /// Destination prefixes (the peers' advertised ones) that lead to a node: complete set, whenever it changed. Which of
+    /// them this host accepts is the shell's to decide.
     Routes(Vec<RouteEntry>),
     /// An answer to a command.
     Answer { id: CommandId, answer: Answer },

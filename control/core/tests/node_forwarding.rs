@@ -9,6 +9,7 @@ use weft_core::{
         Config,
         views::{LspRole, LspState, PathConstraints, Protection, SessionState},
     },
+    sim::host::Stop,
 };
 
 fn quick_rekey(_: usize, config: &mut Config) {
@@ -478,6 +479,103 @@ fn a_one_way_link_is_opened_over_the_mesh() {
     lab.world.run_ms(150_000);
     lab.stream(0, 1, 5, 10, |_, _| {})
         .assert_whole(&lab, "after its rekey");
+}
+
+/// 0 → 1 ↔ 2 → 0, two of three one way only: every report, refresh and renewal of keys has to go round, and traffic stays whole.
+#[test]
+fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
+    let rekey = Micros::from_secs(10);
+    let mut lab = Lab::new(15, 3, &[(0, 2), (2, 1), (0, 1)], |_, config| {
+        config.timers.link_rekey = rekey;
+        config.timers.session_rekey = rekey;
+    });
+    lab.change_one_way(1, 0, |link| link.up = false);
+    lab.start();
+    lab.talk(0, 1);
+    lab.world.run_ms(5_000);
+    let epochs = |lab: &Lab| {
+        let of = |n: usize| lab.world.hosts[n].node.as_ref().unwrap();
+        let links = (0..3).flat_map(|n| of(n).links(lab.world.now));
+        links.map(|link| link.epoch).min().unwrap()
+    };
+    // Cut: the way moves to the ring within seconds.
+    lab.change_one_way(0, 2, |link| link.up = false);
+    for (from, to) in [(0, 1), (1, 0)] {
+        let stream = lab.stream(from, to, 5, 10, |_, _| {});
+        let late = stream.sent.iter().filter(|(number, at)| {
+            !stream.arrived.contains_key(number)
+                && at.since(stream.sent[stream.sent.keys().next().unwrap()]) > Micros::from_secs(5)
+        });
+        assert_eq!(late.count(), 0, "{from} to {to}\n{}", lab.logs());
+    }
+    for round in 0..6 {
+        let before = epochs(&lab);
+        lab.stream(0, 1, 5, 30, |_, _| {})
+            .assert_whole(&lab, &format!("there, round {round}"));
+        lab.stream(1, 0, 5, 30, |_, _| {})
+            .assert_whole(&lab, &format!("back, round {round}"));
+        assert!(
+            epochs(&lab) >= before + 2,
+            "keys of the ring's links are not renewed\n{}",
+            lab.logs()
+        );
+    }
+}
+
+/// The whole ring falls silent until every link of it counts as down. Each report has to go over links that wait for
+/// reports themselves; the ring comes back all the same.
+#[test]
+fn a_ring_of_one_way_links_comes_back_after_an_outage() {
+    let ring = [(0, 1), (1, 2), (2, 0)];
+    for seed in 60..68 {
+        let mut lab = Lab::new(seed, 3, &[(0, 2), (2, 1), (0, 1)], |_, _| {});
+        lab.change_one_way(1, 0, |link| link.up = false);
+        lab.start();
+        lab.talk(0, 1);
+        lab.world.run_ms(5_000);
+        for (from, to) in [(0, 2), (2, 1)] {
+            lab.change_one_way(from, to, |link| link.up = false);
+        }
+        lab.world.run_ms(10_000);
+        for (from, to) in ring {
+            lab.change_one_way(from, to, |link| link.up = false);
+        }
+        lab.world.run_ms(4_000 + 700 * (seed - 60));
+        for (from, to) in ring {
+            lab.change_one_way(from, to, |link| link.up = true);
+        }
+        lab.world.run_ms(20_000);
+        lab.stream(0, 1, 5, 10, |_, _| {})
+            .assert_whole(&lab, &format!("there, seed {seed}"));
+        lab.stream(1, 0, 5, 10, |_, _| {})
+            .assert_whole(&lab, &format!("back, seed {seed}"));
+    }
+}
+
+/// A neighbour that left properly and comes back is found again within seconds, whoever of the two calls.
+#[test]
+fn a_neighbour_that_left_and_returns_is_called_soon() {
+    for (seed, both) in (40..64).zip([false, true].into_iter().cycle()) {
+        let mut lab = Lab::chain(seed, 2, |number, config| {
+            if number == 1 && both {
+                config.peers.push("10.0.0.1:7117".parse().unwrap());
+            }
+        });
+        lab.start();
+        lab.converge();
+        assert_eq!(lab.command(1, Command::Shutdown, 5), vec![Answer::Done]);
+        lab.world.stop(1, Stop::PowerOff);
+        // Long enough for the back-off to have grown, and at another point of it each time.
+        lab.world.run_ms(20_000 + seed * 337);
+        lab.world.start(1, false);
+        let took = lab.wait(60, "the link to be back", Lab::converged);
+        let limit = Micros::from_millis(if both { 2_500 } else { 7_000 });
+        assert!(
+            took < limit,
+            "seed {seed}, both {both}: {took:?}\n{}",
+            lab.logs()
+        );
+    }
 }
 
 /// Both ends begin a session in the same instant: there is one, and both can talk.

@@ -190,6 +190,7 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr) -> Side {
                 group: GroupIndex(1),
                 label: LABEL,
                 inner_mtu: MTU,
+                ttl: 64,
             }),
         },
     ] {

@@ -206,6 +206,11 @@ fn a_changed_egress_is_never_torn() {
                 plane
                     .set_egress(NextHopIndex(HOP_V4), Some(egress))
                     .expect("a next hop in use");
+                // As the daemon does: a change that came too soon is made when it is due.
+                while let Some(due) = plane.due() {
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    plane.tend().expect("a next hop in use");
+                }
             }
             done.store(true, Ordering::Release);
             assert!(reader.join().expect("the reader") > 0);

@@ -77,6 +77,7 @@ pub(crate) fn catch_up_and_tell(chain: &Path, database: &Path, bare: bool) -> Re
     };
     let mut follower = follower(chain, database, &options)?;
     let bytes = to_the_tip(&mut follower)?;
+    follower.store().settled();
     let seconds = started.elapsed().as_secs_f64();
     let height = follower.store().tip().context("a tip")?.height;
     // Closing waits for nothing that the figures should not have.

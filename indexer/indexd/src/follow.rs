@@ -134,6 +134,8 @@ pub struct Follower {
     stop: Arc<AtomicBool>,
     undo_depth: u32,
     batch_started: Instant,
+    /// Large batches were written since the files were last merged.
+    unsettled: bool,
     fetching: FetchConfig,
 }
 
@@ -175,6 +177,7 @@ impl Follower {
             stop,
             undo_depth: options.undo_depth,
             batch_started: Instant::now(),
+            unsettled: false,
             fetching,
         })
     }
@@ -199,6 +202,9 @@ impl Follower {
     pub fn round(&mut self, sink: &mut dyn FnMut(Event)) -> Result<Round, FollowError> {
         let result = self.try_round(sink);
         self.workers.clear();
+        if matches!(result, Ok(Round::AtTip)) && std::mem::take(&mut self.unsettled) {
+            self.store.settle();
+        }
         if result.is_err() && self.store.pending() > 0 {
             match self.write(sink) {
                 Ok(()) => {}
@@ -382,6 +388,7 @@ impl Follower {
         } else {
             Durability::Log
         };
+        self.unsettled |= durability == Durability::Files;
         let committed = self.store.commit(durability)?;
         self.batch_started = Instant::now();
         if let Some((height, hash)) = committed.blocks.last() {

@@ -69,6 +69,7 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
                 figures.set_error(None);
                 pause = Duration::from_secs(1);
                 if once {
+                    follower.store().settled();
                     break;
                 }
                 // Nothing changes until the source has another tip.

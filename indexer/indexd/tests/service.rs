@@ -241,3 +241,33 @@ fn a_full_disk_is_named_and_the_index_goes_on_later() {
     );
     assert!(said.contains("\"height\": 1500"), "{said}");
 }
+
+/// The same chain from plain files as an early node wrote them.
+#[test]
+fn plain_block_files_give_the_same() {
+    let test = "plain_block_files_give_the_same";
+    let (Some(folder), Some(core)) = (
+        data(test, "bitcoin-mainnet-0-4312"),
+        data(test, "core-mainnet-4312"),
+    ) else {
+        return;
+    };
+    let bench = Bench::new("bitcoin", "");
+    fs::copy(
+        folder.join("blk00000.dat"),
+        bench.blocks("bitcoin").join("blk00000.dat"),
+    )
+    .unwrap();
+    bench.run(&["run", "--once"]);
+    let info: Value =
+        serde_json::from_slice(&fs::read(core.join("gettxoutsetinfo.json")).unwrap()).unwrap();
+    let heights = info["muhash_by_height"].as_array().unwrap();
+    for want in heights {
+        let height = want["height"].to_string();
+        let block = bench.json(&["query", "block", &height]);
+        assert_eq!(block["muhash"], want["muhash"], "height {height}");
+    }
+    let dump = bench.path("coins.dat");
+    bench.run(&["export", dump.to_str().unwrap()]);
+    assert!(fs::read(&dump).unwrap() == fs::read(core.join("utxo-4312.dumptxoutset")).unwrap());
+}

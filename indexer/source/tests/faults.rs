@@ -858,3 +858,111 @@ fn p2p_announcements() {
     );
     stream(1);
 }
+
+/// A peer whose messages are damaged at random: whatever it says, a call ends, with the truth or with an error.
+#[test]
+fn p2p_with_peers_that_are_damaged_at_random() {
+    let Some(truth) = real("p2p_with_peers_that_are_damaged_at_random") else {
+        return;
+    };
+    let magic = chain(NETWORK).params().magic;
+    let genesis = chain(NETWORK).params().genesis_hash();
+    let headers = truth.headers(&[genesis]).expect("it answers").headers;
+    let wanted = headers[0].header.hash();
+    let block = truth.blocks(&[wanted]).expect("it has it").remove(0);
+    let mut list = vec![];
+    put_compact_size(&mut list, headers.len() as u64);
+    for h in &headers {
+        list.extend_from_slice(&h.header.to_bytes());
+        list.push(0);
+    }
+    // A stream of numbers from a seed (SplitMix64); what fails can be repeated.
+    let mut state = 2009u64;
+    let mut random = move || {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    };
+    let (mut honest, mut errors) = (0, 0);
+    for case in 0..150 {
+        // Which message is damaged, whether its checksum is made right again, and three places in it.
+        let (which, mended) = (random() % 3, random() % 2 == 0);
+        let places = [random(), random(), random()];
+        let damage = move |command: &str, payload: &[u8]| {
+            let mut payload = payload.to_vec();
+            let hit = |bytes: &mut Vec<u8>| {
+                for place in places {
+                    let at = (place >> 16) as usize % bytes.len().max(1);
+                    match place % 4 {
+                        0 => bytes.truncate(at),
+                        1 => bytes.insert(at.min(bytes.len()), place as u8),
+                        2 => bytes
+                            .iter_mut()
+                            .skip(at)
+                            .take(1)
+                            .for_each(|b| *b ^= 1 << (place >> 8 & 7)),
+                        _ => bytes.iter_mut().skip(at).take(4).for_each(|b| *b = 0xff),
+                    }
+                }
+            };
+            if mended {
+                hit(&mut payload);
+                message(magic, command, &payload)
+            } else {
+                let mut whole = message(magic, command, &payload);
+                hit(&mut whole);
+                whole
+            }
+        };
+        let (list, block) = (list.clone(), block.clone());
+        let truth_block = block.clone();
+        let address = server(move |mut stream| {
+            while let Some((command, _)) = read_message(&mut stream) {
+                let reply = |command: &str, payload: &[u8], hit: bool| {
+                    if hit {
+                        damage(command, payload)
+                    } else {
+                        message(magic, command, payload)
+                    }
+                };
+                let bytes = match command.as_str() {
+                    "version" => {
+                        let mut hello = reply("version", &version(), which == 0);
+                        hello.extend(message(magic, "verack", &[]));
+                        hello
+                    }
+                    "getheaders" => reply("headers", &list, which == 1),
+                    "getdata" => reply("block", &block, which == 2),
+                    _ => continue,
+                };
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        });
+        let begun = Instant::now();
+        let limit = Duration::from_millis(100);
+        let tried = P2p::connect_within(address, chain(NETWORK), limit).and_then(|p2p| {
+            p2p.headers(&[genesis])?;
+            let raw = p2p.blocks(&[wanted])?.remove(0);
+            Block::parse_checked(chain(NETWORK), raw.clone())
+                .map_err(|e| SourceError::chain(p2p.describe(), e))
+                .map(|_| raw)
+        });
+        match tried {
+            Ok(raw) => {
+                assert!(raw == truth_block, "case {case}: another block is taken");
+                honest += 1;
+            }
+            Err(e) => {
+                assert!(!e.to_string().is_empty());
+                errors += 1;
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "case {case}");
+    }
+    println!("{honest} of the damages did not matter, {errors} were named");
+    assert!(errors > 50);
+}

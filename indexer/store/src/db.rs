@@ -178,6 +178,13 @@ impl Db {
         self.flush()
     }
 
+    /// Merges the files of a family, so that what was deleted leaves the disk. Files of the last level that nothing
+    /// overlaps stay as they are.
+    pub(crate) fn merge(&self, family: Family) {
+        self.raw
+            .compact_range_cf(self.cf(family), None::<&[u8]>, None::<&[u8]>);
+    }
+
     /// Stops work in the background, so that closing does not wait for a long compaction.
     pub(crate) fn stop_background_work(&self) {
         self.raw.cancel_all_background_work(true);

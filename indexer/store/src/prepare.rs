@@ -48,7 +48,7 @@ pub struct Prepared {
     pub(crate) creates: Vec<Create>,
     /// Scripts touched by the outputs, and by the inputs that spend within the block.
     pub(crate) touches: Vec<Touch>,
-    /// Scripts of outputs made and spent within the block.
+    /// Scripts of outputs that are no coins after the block: made and spent within it, or never coins.
     pub(crate) passing: Vec<ScriptKey>,
     /// MuHash of the coins made.
     pub(crate) added: MuHash3072,
@@ -185,11 +185,12 @@ impl Preparer {
         let mut creates = Vec::with_capacity(made.len() - within.len());
         for (at, output) in made.iter().enumerate() {
             let coinbase = output.txnum.index() == 0;
-            if is_unspendable(output.script) || coinbase && !coinbase_counts {
-                continue;
-            }
             let script = ScriptKey::of_script(&self.salt, output.script);
             touches.push(Touch::new(script, output.txnum));
+            if is_unspendable(output.script) || coinbase && !coinbase_counts {
+                passing.push(script);
+                continue;
+            }
             if output.spent {
                 keys.insert(at, script);
                 passing.push(script);

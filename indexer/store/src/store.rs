@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use rand::RngCore;
 use rocksdb::WriteBatch;
@@ -80,6 +81,8 @@ pub struct Store {
     workers: Option<Workers>,
     /// Height the chain is known to reach: undo data is kept for the last blocks below it only.
     target: u32,
+    /// Merges files after catching up.
+    settling: Option<JoinHandle<()>>,
     /// A batch failed, so what is in memory is no longer what is on disk.
     broken: bool,
 }
@@ -150,6 +153,7 @@ impl Store {
             window: Window::new(),
             workers: None,
             target: 0,
+            settling: None,
             broken: false,
             options,
         };
@@ -494,12 +498,40 @@ impl Store {
         }))
     }
 
+    /// After catching up: begins to merge the files of the two families with deletions on a thread of its own, so that
+    /// spent coins leave the disk. Closing the store ends it early; nothing is lost by that.
+    pub fn settle(&mut self) {
+        if self.settling.as_ref().is_some_and(|t| !t.is_finished()) {
+            return;
+        }
+        self.settled();
+        let db = self.db.clone();
+        let merge = move || {
+            db.merge(Family::Coins);
+            db.merge(Family::ScriptCoins);
+        };
+        // Without a thread it stays for RocksDB's own compaction.
+        self.settling = std::thread::Builder::new()
+            .name("settle".into())
+            .spawn(merge)
+            .ok();
+    }
+
+    /// Waits for what [`Store::settle`] began.
+    pub fn settled(&mut self) {
+        if let Some(thread) = self.settling.take() {
+            // A panic there has been reported by its own thread, and there is no result to lose.
+            let _ = thread.join();
+        }
+    }
+
     /// Compacts all families; `done` is called after each.
     ///
     /// # Errors
     /// Reading or writing failed.
     pub fn compact(&mut self, done: impl FnMut(Family)) -> Result<()> {
         self.commit(Durability::Log)?;
+        self.settled();
         self.db.compact(done)
     }
 
@@ -644,6 +676,7 @@ impl Drop for Store {
     fn drop(&mut self) {
         self.workers = None;
         self.db.stop_background_work();
+        self.settled();
     }
 }
 

@@ -38,9 +38,17 @@ struct Model {
 impl Model {
     fn new(chain: &'static dyn Chain, seed: u64) -> Self {
         let genesis = common::genesis(chain);
+        // Its output is no coin, and still a payment.
+        let mut state = State::default();
+        for tx in genesis.txs() {
+            for output in tx.outputs() {
+                let history = state.history.entry(output.script.to_vec()).or_default();
+                history.insert((0, tx.index(), *tx.txid()));
+            }
+        }
         Self {
             blocks: vec![genesis],
-            states: vec![State::default()],
+            states: vec![state],
             rng: SmallRng::seed_from_u64(seed),
             salt: 0,
         }
@@ -120,12 +128,13 @@ impl Model {
                 state.history.entry(spent.script).or_default().insert(seen);
             }
             for ((value, script), vout) in outputs.iter().zip(0..) {
+                // Whether or not it becomes a coin.
+                state
+                    .history
+                    .entry(script.clone())
+                    .or_default()
+                    .insert(seen);
                 if !is_unspendable(script) {
-                    state
-                        .history
-                        .entry(script.clone())
-                        .or_default()
-                        .insert(seen);
                     let coin = Coin {
                         value: *value,
                         height,
@@ -337,6 +346,8 @@ fn live(seed: u64, steps: usize, deepest: usize) {
                 model.cut(height as usize);
             }
             5 => store.compact(|_| ()).unwrap(),
+            // Goes on while the next blocks come and go.
+            6 => store.settle(),
             _ => {}
         }
         let count = if model.rng.random_range(0..6) == 0 {

@@ -138,10 +138,9 @@ fn check_history(reader: &Reader, branch: &[&Block]) {
                 .iter()
                 .filter_map(|i| outputs.get(&i.prevout).cloned())
                 .collect();
-            let made = tx
-                .outputs()
-                .filter(|o| height > 0 && !weft_chain::is_unspendable(o.script));
-            for script in spent.into_iter().chain(made.map(|o| o.script.to_vec())) {
+            // Those that never become coins too.
+            let made = tx.outputs().map(|o| o.script.to_vec());
+            for script in spent.into_iter().chain(made) {
                 let list = want.entry(script).or_default();
                 if list.last() != Some(&(height as u32, *tx.txid())) {
                     list.push((height as u32, *tx.txid()));

@@ -1,11 +1,13 @@
 //! `cargo xtask bench`: what is measured, told next to what is aimed at.
 //!
-//! [`transit`] measures one hop by itself, [`peers`] whole paths next to other systems, [`profile`] where a byte's time
+//! [`transit`] measures one hop by itself, [`index`] the coin index, [`peers`] whole paths next to other systems, [`profile`] where a byte's time
 //! goes. The names of figures, and what they should reach, are in [`BENCHMARKS`].
 
 mod figure;
+mod index;
 pub mod peers;
 pub mod profile;
+mod program;
 mod stats;
 mod transit;
 
@@ -14,6 +16,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 
 pub use figure::{Aim, Figure};
+pub use program::Program;
 
 use crate::{
     setup::{self, Need},
@@ -36,8 +39,8 @@ pub struct Benchmark {
 /// How a benchmark is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
-    /// An example of `weft-node`.
-    Example(&'static str),
+    /// A program of another package.
+    Program(Program),
     /// [`peers`].
     Peers,
     /// [`profile`].
@@ -48,9 +51,15 @@ pub enum How {
 pub const BENCHMARKS: &[Benchmark] = &[
     Benchmark {
         name: "transit",
-        how: How::Example("bench_transit"),
+        how: How::Program(Program::NodeExample("bench_transit")),
         about: "one hop of a label-switched path in XDP, next to kernel routing and a bare redirect; ratios of one run",
         figures: transit::FIGURES,
+    },
+    Benchmark {
+        name: "index",
+        how: How::Program(Program::Index),
+        about: "the coin index on a generated chain of 2 GB: catching up, size, queries, following",
+        figures: index::FIGURES,
     },
     Benchmark {
         name: "peers",
@@ -84,7 +93,7 @@ pub struct Options {
 /// Runs a benchmark by name (the first where there is none) and prints its tables.
 ///
 /// # Errors
-/// When it cannot run, or a promised figure is missing; `transit` also when an aim is missed.
+/// When it cannot run, or a promised figure is missing; `transit` and `index` also when an aim is missed.
 pub fn run(name: Option<&str>, options: &Options) -> Result<()> {
     let names = BENCHMARKS
         .iter()
@@ -114,11 +123,7 @@ pub fn run(name: Option<&str>, options: &Options) -> Result<()> {
     }
     let heading = || term::heading(&format!("{}: {}", benchmark.name, benchmark.about));
     match benchmark.how {
-        How::Example(example) => {
-            setup::ensure(Need::Run)?;
-            heading();
-            transit::run(benchmark, example, options.json.as_deref())
-        }
+        How::Program(program) => program::run(benchmark, program, options.json.as_deref()),
         How::Peers => {
             let plan = peers::Plan::new(options)?;
             setup::ensure(Need::Peers)?;
@@ -153,6 +158,6 @@ mod tests {
         let error = run(Some("race"), &Options::default())
             .unwrap_err()
             .to_string();
-        assert!(error.contains("transit, peers, profile"), "{error}");
+        assert!(error.contains("transit, index, peers, profile"), "{error}");
     }
 }

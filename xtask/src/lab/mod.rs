@@ -403,7 +403,7 @@ impl Lab {
                     );
                 }
                 node.namespace.ip(&lines)?;
-                node.namespace.run(|| netns::gro_on(dev))??;
+                node.namespace.run(|| netns::gro(dev, true))??;
             }
             self.links.push(Link {
                 spec: spec.clone(),
@@ -443,6 +443,11 @@ impl Lab {
             }
             for prefix in &node.spec.advertise {
                 command.args(["--advertise", prefix]);
+            }
+            for other in self.daemons().filter(|other| other.name != node.name) {
+                for prefix in &other.spec.advertise {
+                    command.args(["--accept", prefix]);
+                }
             }
             let network = node.spec.network.as_str();
             match secrets.get(network) {

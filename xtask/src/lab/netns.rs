@@ -248,12 +248,12 @@ pub enum Offload {
     Gro = 0x2c,
 }
 
-/// Turns generic receive offload on, which gives a veth end the queue that XDP-redirected frames arrive by.
+/// Turns generic receive offload on or off. On, it gives a veth end the queue that XDP-redirected frames arrive by.
 ///
 /// # Errors
 /// When there is no such interface in the current namespace.
-pub fn gro_on(interface: &str) -> io::Result<()> {
-    set_offload(interface, Offload::Gro, true)
+pub fn gro(interface: &str, on: bool) -> io::Result<()> {
+    set_offload(interface, Offload::Gro, on)
 }
 
 /// Turns an offload of an interface in the current namespace on or off.

@@ -7,7 +7,7 @@
 //! [nodes.relay]
 //! tun = false                        # a pure transit
 //! [nodes.server]
-//! advertise = ["10.7.0.0/24"]        # a network behind it; its first address is put on the node's `lo`
+//! advertise = ["10.7.0.0/24"]        # a network behind it, which the others accept; its first address is on the node's `lo`
 //! config = { timers = { } }          # laid over the node's configuration, key by key
 //! network = "main"                   # nodes of another network have another secret
 //! daemon = true                      # false: a bare host, without weftd
@@ -476,6 +476,24 @@ mod tests {
 
     fn fault(text: &str) -> String {
         parse(text).unwrap_err().to_string()
+    }
+
+    const DEMO: &str = include_str!("../../topologies/demo.toml");
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,400}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn no_mutation_of_a_good_file_panics(at in 0..DEMO.len(), with in "[ -~\\n]{0,12}", cut in 0_usize..40) {
+            let end = (at + cut).min(DEMO.len());
+            let damaged = [&DEMO.as_bytes()[..at], with.as_bytes(), &DEMO.as_bytes()[end..]].concat();
+            if let Err(error) = parse(&String::from_utf8_lossy(&damaged)) {
+                proptest::prop_assert!(error.to_string().contains("t.toml"), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Wire {
         for end in ENDS {
             namespace.sysctl(&format!("ipv6/conf/{end}/disable_ipv6"), "1")?;
             namespace.ip(&format!("link set {end} mtu {mtu} up\n"))?;
-            namespace.run(|| netns::gro_on(end))??;
+            namespace.run(|| netns::gro(end, true))??;
         }
         let mut wire = Self { namespace, shapes };
         wire.nft()?;

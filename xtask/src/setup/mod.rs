@@ -2,8 +2,10 @@
 //! is missing it takes a fraction of a second, so every other verb calls it first.
 
 pub mod host;
+pub mod nodes;
 pub mod packages;
 pub mod peers;
+pub mod rocksdb;
 pub mod toolchain;
 
 use anyhow::Result;
@@ -62,4 +64,21 @@ pub fn setup(need: Need, talk: bool) -> Result<toolchain::Ebpf> {
     say(&format!("eBPF compiler: {}", ebpf.compiler));
     say(&format!("eBPF linker: {}", ebpf.linker.display()));
     Ok(ebpf)
+}
+
+/// Makes sure everything for the index is there: RocksDB compiled for building it and, for `Need::Run`, the coin nodes
+/// that its tests run.
+///
+/// # Errors
+/// RocksDB cannot be compiled, and what would help. Nodes that cannot be had are told of; tests that want them are
+/// skipped.
+pub fn index(need: Need, talk: bool) -> Result<()> {
+    let library = rocksdb::ensure()?;
+    if talk {
+        term::good(&format!("RocksDB: {}", library.display()));
+    }
+    if need == Need::Run {
+        nodes::ensure(talk);
+    }
+    Ok(())
 }

@@ -52,7 +52,7 @@ pub(crate) fn chain_text(names: &[&str], links: &[&str], config: &str) -> String
     text
 }
 
-/// A stream between the overlay addresses of two nodes, with an established session.
+/// A stream between the overlay addresses of two nodes.
 pub(crate) fn stream(lab: &Lab, from: &str, to: &str, payload: usize) -> Stream {
     let port = 9000 + u16::try_from(payload % 1000).unwrap();
     let address = SocketAddr::new(lab.node(to).overlay().unwrap().into(), port);

@@ -69,6 +69,8 @@ pub(super) fn run(context: &mut Context, args: InitArgs) -> Result<(), Failure> 
         port: args.port,
         peers: peers.clone(),
         advertise: args.advertise,
+        accept: args.accept_all,
+        accept_only: args.accept,
         interfaces: args.interfaces,
         tun: !args.no_tun,
         tun_name: args.tun,

@@ -5,6 +5,7 @@
 //! it. All pairs of addresses shared with a neighbour stand behind one next-hop group, so a change of keys, of address
 //! or of link touches the group and never an LSP.
 
+mod agree;
 pub(crate) mod frame;
 pub(crate) mod guard;
 pub(crate) mod handshake;
@@ -43,10 +44,16 @@ use crate::{
 
 /// Time after which keys replaced by newer ones are forgotten.
 const OLD_KEYS: Micros = Micros::from_secs(5);
+/// Links not known to carry anything that a routed message is tried on where it has no other way.
+const UNPROVEN_TRIED: usize = 4;
 /// A link that is dead both ways is forgotten after this.
 const FORGET_LINK: Micros = Micros::from_secs(180);
 /// A neighbour without links keeps its group for so long.
 const FORGET_NEIGHBOUR: Micros = Micros::from_secs(200);
+/// For so long after the end of a link its addresses are tried more often than those nobody ever answered from.
+const EAGER: Micros = Micros::from_secs(300);
+/// Longest time between attempts then.
+const EAGER_RETRY: Micros = Micros::from_secs(3);
 /// Hello intervals of silence after which a direction proven by hellos counts as down, in tenths.
 const HELLO_TENTHS: u64 = 35;
 
@@ -84,6 +91,8 @@ pub(crate) struct Neighbour {
 struct Dial {
     source: PeerSource,
     attempts: u32,
+    /// A link was here until lately: whoever stood at its other end may be back any moment.
+    eager_until: Micros,
     last_failure: Option<String>,
 }
 
@@ -261,6 +270,35 @@ impl Links {
             .min_by_key(|l| (l.out_up.is_none(), !l.in_up, l.out_cost(), l.key))
             .map(|l| l.key);
         best.is_some_and(|key| self.send(context, key, message))
+    }
+
+    /// Sends a message directly on links that are not known to carry anything, a few at the most, but not back to
+    /// `from`. False where there are none.
+    pub(crate) fn try_unproven(
+        &mut self,
+        context: &mut Context<'_>,
+        from: NodeId,
+        message: &Message,
+    ) -> bool {
+        let unproven = self
+            .links
+            .values_mut()
+            .filter(|link| link.out_up.is_none() && link.peer != from)
+            .filter_map(|link| link.seal(&message.encode()))
+            .take(UNPROVEN_TRIED);
+        let mut tried = false;
+        for (next_hop, _, bodies) in unproven {
+            tried = true;
+            context.out.count(sent_name(message));
+            for body in bodies {
+                context.out.push(Output::SendLink {
+                    next_hop,
+                    kind: Kind::Control,
+                    body: Bytes::from(body),
+                });
+            }
+        }
+        tried
     }
 
     /// Sends a message on one link, routed over the mesh where the link does not carry it.
@@ -507,7 +545,7 @@ impl Links {
         if !link.alive() {
             link.meter.forget_rtt();
             let path = link.path;
-            self.redial(context, path);
+            self.redial_eagerly(context, path);
         }
         self.update_group(context, &peer);
         self.events.push_back(LinkEvent::Advertise);
@@ -795,7 +833,7 @@ impl Links {
         if heard && !self.links.values().any(|other| other.path == link.path) {
             self.forget_dial(&link.path);
         } else {
-            self.redial(context, link.path);
+            self.redial_eagerly(context, link.path);
         }
     }
 

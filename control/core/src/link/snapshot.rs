@@ -146,6 +146,7 @@ impl Links {
         let fresh = Dial {
             source: PeerSource::Heard,
             attempts: 0,
+            eager_until: Micros(0),
             last_failure: None,
         };
         self.dials.entry(link.path).or_insert(fresh);

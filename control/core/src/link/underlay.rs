@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use weft_abi::{NextHopIndex, TagKey};
 
 use super::{
-    Dial, LinkEvent, Links, Neighbour, Timer,
+    Dial, EAGER, EAGER_RETRY, LinkEvent, Links, Neighbour, Timer,
     open::Via,
     state::{LinkKey, MIN_MTU},
 };
@@ -136,6 +136,7 @@ impl Links {
                 Dial {
                     source: PeerSource::Heard,
                     attempts: 0,
+                    eager_until: Micros(0),
                     last_failure: None,
                 },
             );
@@ -287,6 +288,7 @@ impl Links {
                 let fresh = Dial {
                     source,
                     attempts: 0,
+                    eager_until: Micros(0),
                     last_failure: None,
                 };
                 self.dials.entry(path).or_insert(fresh).source = source;
@@ -323,6 +325,23 @@ impl Links {
         }
     }
 
+    /// [`Links::redial`] where a link has just ended.
+    pub(super) fn redial_eagerly(&mut self, context: &mut Context<'_>, path: UnderlayPath) {
+        if let Some(dial) = self.dials.get_mut(&path) {
+            dial.eager_until = context.now + EAGER;
+        }
+        self.redial(context, path);
+    }
+
+    /// Longest time between two attempts on a path.
+    pub(super) fn longest_wait(&self, context: &Context<'_>, path: &UnderlayPath) -> Micros {
+        let longest = context.config.timers.handshake_retry_max;
+        match self.dials.get(path) {
+            Some(dial) if context.now < dial.eager_until => longest.min(EAGER_RETRY),
+            _ => longest,
+        }
+    }
+
     /// Has the path contacted soon, if it is one to contact.
     pub(super) fn redial(&mut self, context: &mut Context<'_>, path: UnderlayPath) {
         let Some(dial) = self.dials.get_mut(&path) else {
@@ -336,6 +355,7 @@ impl Links {
 
     pub(super) fn dial(&mut self, context: &mut Context<'_>, path: UnderlayPath) {
         let usable = self.usable(path.local.ip());
+        let longest = self.longest_wait(context, &path);
         let Some(dial) = self.dials.get_mut(&path) else {
             return;
         };
@@ -352,8 +372,7 @@ impl Links {
         }
         dial.attempts = dial.attempts.saturating_add(1);
         let timers = &context.config.timers;
-        let wait = Micros(timers.handshake_retry.0 << dial.attempts.min(10))
-            .min(timers.handshake_retry_max);
+        let wait = Micros(timers.handshake_retry.0 << dial.attempts.min(10)).min(longest);
         let wait = context.jittered(wait);
         self.deadlines.set(Timer::Dial(path), context.now + wait);
         self.initiate(context, Via::Datagram(path));

@@ -18,6 +18,14 @@ use crate::{
 
 /// Set-ups sent for one LSP before it is given up.
 const ATTEMPTS: u32 = 4;
+/// TTLs that LSPs begin with: the lowest leaves room for the longest path, several times over.
+const TTLS: std::ops::RangeInclusive<u8> = 64..=160;
+const _: () = assert!(*TTLS.start() as usize > 2 * onion::MAX_HOPS);
+
+fn random_ttl(context: &mut Context<'_>) -> u8 {
+    let many = u32::from(TTLS.end() - TTLS.start()) + 1;
+    TTLS.start() + (context.random_u32() % many) as u8
+}
 
 /// State of an LSP at its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +49,7 @@ pub(crate) struct Source {
     pub(crate) label: Option<Label>,
     group: GroupIndex,
     payload_mtu: u16,
+    ttl: u8,
     pub(crate) since: Micros,
 }
 
@@ -72,6 +81,7 @@ impl Source {
             group: self.group,
             label,
             inner_mtu: self.inner_mtu(),
+            ttl: self.ttl,
         })
     }
 }
@@ -99,6 +109,7 @@ impl Lsps {
             onion::seal(context.rng, &network, &path[1..], lifetime, payload).ok()?;
         let id_out = self.fresh_out(context, first);
         let id = SourceId(self.fresh_id());
+        let ttl = random_ttl(context);
         self.own_out(context, first, id_out, Owner::Source(id));
         self.sources.insert(
             id,
@@ -113,6 +124,7 @@ impl Lsps {
                 label: None,
                 group,
                 payload_mtu: 0,
+                ttl,
                 since: context.now,
             },
         );

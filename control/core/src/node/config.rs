@@ -22,8 +22,6 @@ pub struct Config {
     pub peers: Vec<SocketAddr>,
     /// Prefixes behind this node, offered to all: network address (no host bits), length.
     pub prefixes: Vec<(IpAddr, u8)>,
-    /// Whose prefixes become routes here.
-    pub accept_routes: AcceptRoutes,
     /// Whether LSPs of others may pass here.
     pub transit: bool,
     /// Whether this CPU encrypts AES-GCM in hardware.
@@ -48,7 +46,6 @@ impl Config {
             port: 7117,
             peers: Vec::new(),
             prefixes: Vec::new(),
-            accept_routes: AcceptRoutes::All,
             transit: true,
             hardware_aes: false,
             capacity_kbps: 0,
@@ -56,17 +53,6 @@ impl Config {
             limits: Limits::default(),
         }
     }
-}
-
-/// Which advertised prefixes become routes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AcceptRoutes {
-    /// Every one.
-    All,
-    /// None (overlay addresses are reachable all the same).
-    None,
-    /// Those that lie within one of these.
-    Within(Vec<(IpAddr, u8)>),
 }
 
 /// Intervals and times to wait.

@@ -37,10 +37,9 @@ pub mod views;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
 };
 
-pub use config::{AcceptRoutes, Config, Limits, Timers};
+pub use config::{Config, Limits, Timers};
 pub use event::Event;
 
 use self::{
@@ -96,7 +95,6 @@ pub struct Node {
     sessions: Sessions,
     routed: crate::link::guard::Bucket,
     prefixes: Vec<Prefix>,
-    accepted: Option<Vec<Prefix>>,
     known: BTreeSet<NodeId>,
     routes: Vec<RouteEntry>,
     graph_version: u64,
@@ -126,7 +124,7 @@ impl Node {
         now: Micros,
         sequence: u64,
     ) -> Result<Self, NodeError> {
-        let (prefixes, accepted) = check(&config)?;
+        let prefixes = check(&config)?;
         let mut forwarding = Forwarding::new(&config.limits, config.timers.rest);
         let mut out = Outbox::default();
         let context = Context {
@@ -156,7 +154,6 @@ impl Node {
             sessions: Sessions::new(),
             routed: crate::link::guard::Bucket::new(ROUTED_PER_S, now),
             prefixes,
-            accepted,
             known: BTreeSet::new(),
             routes: Vec::new(),
             graph_version: 0,
@@ -393,12 +390,17 @@ impl Node {
                         context.out.count("topology_message_refused");
                     }
                 }
-                Message::Routed { to, hops, body } => self.on_routed(now, to, hops, body),
+                Message::Routed { to, hops, body } => {
+                    self.on_routed(now, from, to, hops, body);
+                }
                 message => self
                     .lsps
                     .handle_message(&mut context, &mut self.links, from, message),
             },
-            LinkEvent::Routed { to, body } => self.forward_routed(now, to, ROUTED_HOPS, body),
+            LinkEvent::Routed { to, body } => {
+                let own = self.config.identity.id();
+                self.forward_routed(now, own, to, ROUTED_HOPS, body);
+            }
             LinkEvent::NeighbourUp { node } => {
                 if !self.topology.on_neighbour_up(now, node) {
                     context.out.limit(now, "flooding_neighbours_full");
@@ -417,7 +419,7 @@ impl Node {
         }
     }
 
-    fn on_routed(&mut self, now: Micros, to: NodeId, hops: u8, body: RoutedBody) {
+    fn on_routed(&mut self, now: Micros, from: NodeId, to: NodeId, hops: u8, body: RoutedBody) {
         let mut context = context!(self, now);
         if to == context.config.identity.id() {
             match body {
@@ -435,17 +437,30 @@ impl Node {
         } else if !self.routed.take(now) {
             context.out.count("routed_limited");
         } else {
-            self.forward_routed(now, to, hops - 1, body);
+            self.forward_routed(now, from, to, hops - 1, body);
         }
     }
 
-    fn forward_routed(&mut self, now: Micros, to: NodeId, hops: u8, body: RoutedBody) {
+    /// Sends a routed message on, to the next hop of its way, or else to whom it may still get through.
+    fn forward_routed(
+        &mut self,
+        now: Micros,
+        from: NodeId,
+        to: NodeId,
+        hops: u8,
+        body: RoutedBody,
+    ) {
         let mut context = context!(self, now);
+        let message = Message::Routed { to, hops, body };
         match self.topology.control_next_hop(&to) {
             // A next hop that is itself only reached over the mesh would send it in a circle.
             Some(next) if self.links.reaches(&next) => {
-                self.links
-                    .send_to(&mut context, &next, &Message::Routed { to, hops, body });
+                self.links.send_to(&mut context, &next, &message);
+            }
+            // Links that count as down may only lack the report that is to go over them: a ring of one-way links that
+            // was silent for a moment has no other way to come back.
+            _ if self.links.try_unproven(&mut context, from, &message) => {
+                context.out.count("routed_tried");
             }
             _ => context.out.count("routed_no_way"),
         }
@@ -507,16 +522,12 @@ impl Node {
         let own = self.id();
         let network = self.config.network.network_id();
         let cost = |id: &NodeId| self.topology.cost(TreeUse::Traffic, id);
-        let accepted = |prefix: IpAddr, len: u8| match &self.accepted {
-            None => true,
-            Some(within) => within.iter().any(|w| w.len() <= len && w.contains(prefix)),
-        };
         let routes: Vec<_> = self
             .topology
             .lsdb()
             .prefixes(cost)
             .into_iter()
-            .filter(|(prefix, len, node, _)| *node != own && accepted(*prefix, *len))
+            .filter(|(_, _, node, _)| *node != own)
             .map(|(prefix, prefix_len, node, cost)| RouteEntry {
                 prefix,
                 prefix_len,
@@ -542,8 +553,8 @@ impl Node {
     }
 }
 
-/// Checks what a configuration must satisfy; returns its own and its accepted prefixes.
-fn check(config: &Config) -> Result<(Vec<Prefix>, Option<Vec<Prefix>>), NodeError> {
+/// Checks what a configuration must satisfy; returns its prefixes.
+fn check(config: &Config) -> Result<Vec<Prefix>, NodeError> {
     let bad = |field, what: String| Err(NodeError::Config { field, what });
     if checked_name(&config.name, false).is_err() {
         return bad(
@@ -591,19 +602,12 @@ fn check(config: &Config) -> Result<(Vec<Prefix>, Option<Vec<Prefix>>), NodeErro
             "must be at least twice lsp_refresh, or every LSP expires".to_owned(),
         );
     }
-    let parse = |field, list: &[(IpAddr, u8)]| {
-        list.iter()
-            .map(|(address, len)| Prefix::new(*address, *len))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| NodeError::Config {
-                field,
-                what: error.to_string(),
-            })
-    };
-    let accepted = match &config.accept_routes {
-        AcceptRoutes::All => None,
-        AcceptRoutes::None => Some(Vec::new()),
-        AcceptRoutes::Within(list) => Some(parse("accept_routes", list)?),
-    };
-    Ok((parse("prefixes", &config.prefixes)?, accepted))
+    let prefixes = config.prefixes.iter();
+    prefixes
+        .map(|(address, len)| Prefix::new(*address, *len))
+        .collect::<Result<_, _>>()
+        .map_err(|error| NodeError::Config {
+            field: "prefixes",
+            what: error.to_string(),
+        })
 }

@@ -7,7 +7,7 @@ use weft_abi::Label;
 use super::{
     message::SessionMessage,
     paths,
-    table::{Mesh, Sessions, TTL, answer_failed},
+    table::{Mesh, Sessions, answer_failed},
 };
 use crate::{
     identity::NodeId,
@@ -104,7 +104,7 @@ impl Sessions {
             return;
         }
         for id in std::mem::take(&mut session.oam.owed) {
-            self.send(context, index, &SessionMessage::Pong { id }, None, TTL);
+            self.send(context, index, &SessionMessage::Pong { id }, None);
         }
     }
 
@@ -135,7 +135,6 @@ impl Sessions {
                 padding: payload_len,
             },
             None,
-            TTL,
         );
     }
 
@@ -185,7 +184,13 @@ impl Sessions {
             }
             return;
         }
-        let counter = self.send_counted(context, index, &SessionMessage::Trace { id }, None, hop);
+        let counter = self.send_counted(
+            context,
+            index,
+            &SessionMessage::Trace { id },
+            None,
+            Some(hop),
+        );
         if let Some(trace) = self
             .sessions
             .get_mut(&index)
@@ -262,7 +267,7 @@ impl Sessions {
                 }
             }
             SessionMessage::Ping { id, .. } => {
-                self.send(context, index, &SessionMessage::Pong { id }, None, TTL);
+                self.send(context, index, &SessionMessage::Pong { id }, None);
             }
             SessionMessage::Pong { id } => {
                 let hops = session
@@ -290,7 +295,6 @@ impl Sessions {
                     index,
                     &SessionMessage::TraceReply { id, label, mode },
                     None,
-                    TTL,
                 );
             }
             SessionMessage::TraceReply { id, label, mode } => {

@@ -5,7 +5,7 @@ use zeroize::Zeroizing;
 use super::{
     handshake::{self, Agreed},
     message::{Purpose, SessionMessage, pad_reply},
-    table::{Confirm, Epoch, KEEPALIVE, Mesh, OLD_KEYS, Rekey, Sessions, TTL, rekey_age},
+    table::{Confirm, Epoch, KEEPALIVE, Mesh, OLD_KEYS, Rekey, Sessions, rekey_age},
 };
 use crate::{
     identity::derive,
@@ -345,7 +345,7 @@ impl Sessions {
         confirm.due = now + confirm.wait;
         confirm.wait = Micros((confirm.wait.0 * 2).min(2_000_000));
         let epoch = confirm.epoch;
-        self.send(context, index, &SessionMessage::Confirm, Some(epoch), TTL);
+        self.send(context, index, &SessionMessage::Confirm, Some(epoch));
     }
 
     /// The peer shows no sign of knowing the session: it is opened anew, over a new LSP.
@@ -403,13 +403,7 @@ impl Sessions {
             rekey.attempts += 1;
             rekey.due = now + Micros(timers.signalling_retry.0 << rekey.attempts.min(4));
             let noise = rekey.first.clone();
-            self.send(
-                context,
-                index,
-                &SessionMessage::RekeyFirst { noise },
-                None,
-                TTL,
-            );
+            self.send(context, index, &SessionMessage::RekeyFirst { noise }, None);
             return;
         }
         let Some(epoch) = session.epoch(sending) else {
@@ -441,7 +435,6 @@ impl Sessions {
             index,
             &SessionMessage::RekeyFirst { noise: first },
             None,
-            TTL,
         );
     }
 
@@ -465,7 +458,6 @@ impl Sessions {
                 index,
                 &SessionMessage::RekeySecond { noise },
                 Some(epoch),
-                TTL,
             );
             return;
         }
@@ -497,7 +489,6 @@ impl Sessions {
             index,
             &SessionMessage::RekeySecond { noise: second },
             Some(epoch),
-            TTL,
         );
     }
 

@@ -3,7 +3,7 @@
 use super::{
     message::{Purpose, SessionMessage, unpad_reply},
     opening::{attach_mac, attach_reply},
-    table::{Mesh, Pending, PendingRole, Session, Sessions, TTL, forgotten},
+    table::{Mesh, Pending, PendingRole, Session, Sessions, forgotten},
 };
 use crate::{
     identity::NodeId,
@@ -332,7 +332,7 @@ impl Sessions {
             context.out.event(Event::LspSwitched { to, path, why });
         }
         // The peer may be waiting for a first sign over a way back there was none for until now.
-        self.send(context, index, &SessionMessage::Ack, None, TTL);
+        self.send(context, index, &SessionMessage::Ack, None);
         self.tend_confirm(context, mesh, index);
         self.run_waiting(context, mesh, index);
         self.pay_owed(context, index);

@@ -34,8 +34,6 @@ const REMEMBERED: usize = 4096;
 const MAX_WAITING: usize = 32;
 /// A command waits so long for a session.
 pub(super) const COMMAND_WAIT: Micros = Micros::from_secs(6);
-/// TTL of session messages.
-pub(super) const TTL: u8 = 64;
 
 /// The rest of the node a session works with.
 pub(crate) struct Mesh<'a> {
@@ -424,7 +422,7 @@ impl Sessions {
         tell: bool,
     ) {
         if tell {
-            self.send(context, index, &SessionMessage::Close, None, TTL);
+            self.send(context, index, &SessionMessage::Close, None);
         }
         let Some(session) = self.sessions.remove(&index) else {
             return;
@@ -463,20 +461,19 @@ impl Sessions {
         index: SessionIndex,
         message: &SessionMessage,
         epoch: Option<u8>,
-        ttl: u8,
     ) -> bool {
-        self.send_counted(context, index, message, epoch, ttl)
+        self.send_counted(context, index, message, epoch, None)
             .is_some()
     }
 
-    /// The same; returns the AEAD counter used.
+    /// The same, with a TTL other than the LSP's own where one is given; returns the AEAD counter used.
     pub(super) fn send_counted(
         &mut self,
         context: &mut Context<'_>,
         index: SessionIndex,
         message: &SessionMessage,
         epoch: Option<u8>,
-        ttl: u8,
+        ttl: Option<u8>,
     ) -> Option<u64> {
         let session = self.sessions.get_mut(&index)?;
         let ingress = session.ingress?;
@@ -488,7 +485,7 @@ impl Sessions {
         context.out.push(Output::SendSession {
             session: index,
             ingress: Some(ingress),
-            ttl,
+            ttl: ttl.unwrap_or(ingress.ttl),
             counter,
             message: Bytes::from(message.encode()),
         });
@@ -534,7 +531,7 @@ impl Sessions {
             Ok(SessionMessage::Confirm) => {
                 self.tend(context, mesh, index);
                 // Without a way back yet the confirmation is repeated, and answered then.
-                self.send(context, index, &SessionMessage::Ack, Some(epoch), TTL);
+                self.send(context, index, &SessionMessage::Ack, Some(epoch));
             }
             Ok(SessionMessage::Ack) => {}
             Ok(SessionMessage::RekeyFirst { noise }) => {

@@ -28,8 +28,6 @@ use crate::{
 
 /// Room for headers that grow on the way.
 const HEADROOM: usize = 64;
-/// TTL of traffic.
-const TTL: u8 = 64;
 /// Log lines kept for people.
 const MAX_LOG: usize = 400;
 /// Exceptions handed up per second, as the shell bounds them.
@@ -428,7 +426,7 @@ impl Host {
         let Some((counter, sealed)) = self.sessions.seal_traffic(session, &packet) else {
             return Sent::NoLsp;
         };
-        match self.labelled(&ingress, (number & 15) as u8, TTL, counter, &sealed) {
+        match self.labelled(&ingress, (number & 15) as u8, ingress.ttl, counter, &sealed) {
             Ok(()) => Sent::Yes,
             Err(reason) => {
                 self.count(reason.name());
@@ -726,6 +724,7 @@ mod tests {
             group: first,
             label: at_one,
             inner_mtu: 1300,
+            ttl: 64,
         };
         for number in 0..50u64 {
             let mut packet = vec![0x60; 40];
@@ -735,7 +734,7 @@ mod tests {
                     .sessions
                     .seal_traffic(session, &packet)
                     .expect("keys are there");
-                host.labelled(&ingress, number as u8 & 15, TTL, counter, &sealed)
+                host.labelled(&ingress, number as u8 & 15, ingress.ttl, counter, &sealed)
                     .expect("a next hop is up");
             });
         }

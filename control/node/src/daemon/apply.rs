@@ -23,6 +23,13 @@ impl Daemon {
     /// Does everything the core has to say now.
     pub(super) fn drain(&mut self) {
         while let Some(output) = self.node.poll_output() {
+            // What a neighbour does upon a message may be here before this loop is done: workers must know before.
+            if matches!(
+                output,
+                Output::SendDatagram { .. } | Output::SendLink { .. } | Output::SendSession { .. }
+            ) {
+                self.publish();
+            }
             match output {
                 Output::SendDatagram { path, datagram } => {
                     let interface = self.resolver.link_for(&path);
@@ -78,9 +85,7 @@ impl Daemon {
 
     /// Makes visible to the workers what a drain changed.
     pub(super) fn publish(&mut self) {
-        if std::mem::take(&mut self.hops_changed) {
-            self.shared.hops.store(Arc::new(self.hops.clone()));
-        }
+        self.publish_hops();
         if let Some(table) = self.store.publish() {
             self.shared.sessions.store(Arc::new(table));
             for wake in &self.wakes {
@@ -89,8 +94,21 @@ impl Daemon {
         }
     }
 
+    fn publish_hops(&mut self) {
+        if std::mem::take(&mut self.hops_changed) {
+            self.shared.hops.store(Arc::new(self.hops.clone()));
+        }
+    }
+
     /// Applies one operation to the forwarding tables and to what is kept beside them.
     pub(super) fn apply_plane(&mut self, op: &DataplaneOp) {
+        // Workers read the tables as they are written. No group may lead them to a next hop whose address they lack.
+        if !matches!(
+            op,
+            DataplaneOp::AddNextHop { .. } | DataplaneOp::RemoveNextHop { .. }
+        ) {
+            self.publish_hops();
+        }
         if let Err(error) = self.plane.apply(op) {
             tracing::error!(%error, ?op, "the forwarding tables did not take a change");
             self.notices.insert(
@@ -119,6 +137,7 @@ impl Daemon {
                 self.resolver.add(*index, *path, *mtu);
                 self.to_look.push(*index);
             }
+            DataplaneOp::SetNextHopUp { index, up } => self.resolver.set_arrives(*index, *up),
             DataplaneOp::RemoveNextHop { index } => {
                 if let Some(hop) = self.hops.get_mut(index.0 as usize) {
                     *hop = None;

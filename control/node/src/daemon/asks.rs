@@ -24,6 +24,10 @@ const MAX_WAITING: usize = 1024;
 /// When they are forgotten.
 const FORGET: Duration = Duration::from_secs(60);
 
+/// Of a native interface.
+const NO_REDIRECTS: &str = "its driver takes no redirected packets (NDO_XMIT is not among its XDP features), so what goes \
+    out here is sent by weftd; on a veth pair, turn GRO on or attach XDP at the far end";
+
 /// A request the core is at work on.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -336,11 +340,11 @@ impl Daemon {
                     .modes
                     .get(&index)
                     .map_or(api::ForwardMode::UserSpace, |mode| answer::mode(*mode)),
-                reason: self
-                    .reasons
-                    .get(&index)
-                    .cloned()
-                    .unwrap_or_else(|| "it is down".to_owned()),
+                reason: match self.reasons.get(&index) {
+                    _ if self.no_redirects.contains(&index) => NO_REDIRECTS.to_owned(),
+                    Some(reason) => reason.clone(),
+                    None => "it is down".to_owned(),
+                },
             })
             .collect();
         let mut notices: Vec<String> = self.notices.values().cloned().collect();

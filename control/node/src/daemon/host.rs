@@ -1,7 +1,7 @@
 //! Following the host: interfaces and addresses that come and go, neighbours, routes, host names of peers.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
     time::Duration,
@@ -13,7 +13,10 @@ use weft_client::config::{Config, XdpMode};
 use weft_core::io::{Command, ForwardMode, Input};
 
 use super::{Daemon, SETTLE, keep, now, warn};
-use crate::{netlink::host::Change as HostEvent, state::record::Change};
+use crate::{
+    netlink::{host::Change as HostEvent, xdp},
+    state::record::Change,
+};
 
 /// Addresses of one host name that are tried.
 const MAX_ADDRESSES: usize = 4;
@@ -62,6 +65,7 @@ impl Daemon {
                 self.attach(index, &name, mac.is_some());
             }
         }
+        self.redirects_changed();
 
         let local: Vec<_> = self
             .host
@@ -118,6 +122,36 @@ impl Daemon {
                 },
             );
         }
+    }
+
+    /// Finds out which interfaces take what the XDP program redirects to them. A kernel that does not tell is taken to
+    /// have drivers that do.
+    pub(super) fn redirects_changed(&mut self) {
+        let Some(features) = self.features else {
+            return;
+        };
+        let known = match features.read() {
+            Ok(known) => known,
+            Err(error) => {
+                tracing::warn!(%error, "reading the XDP features of interfaces; they stay as they were");
+                return;
+            }
+        };
+        let deaf = |index: &u32| known.get(index).is_some_and(|f| f & xdp::NDO_XMIT == 0);
+        let native = self.modes.iter();
+        let native = native.filter(|(_, mode)| **mode == ForwardMode::KernelNative);
+        let deaf: HashSet<u32> = native.map(|(index, _)| *index).filter(deaf).collect();
+        for index in deaf.symmetric_difference(&self.no_redirects) {
+            let interface = self.host.links.get(index).map_or("?", |link| &link.name);
+            let takes = !deaf.contains(index);
+            tracing::info!(
+                interface,
+                takes,
+                "whether it takes packets that the kernel redirects to it"
+            );
+        }
+        self.plane.set_no_redirects(deaf.clone());
+        self.no_redirects = deaf;
     }
 
     fn attach(&mut self, index: u32, name: &str, ethernet: bool) {

@@ -12,7 +12,7 @@ mod setup;
 mod underlay;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -46,7 +46,11 @@ use crate::{
         worker::{Shared, Up, Wake, Worker},
     },
     dataplane::Dataplane,
-    netlink::{Netlink, host::Host},
+    netlink::{
+        Netlink,
+        host::Host,
+        xdp::{self, XdpFeatures},
+    },
     notify,
     state::{
         StateDir,
@@ -66,8 +70,9 @@ const ASK_QUEUE: usize = 64;
 const SNAPSHOT_GAP: Duration = Duration::from_millis(250);
 /// Changes of the host settle this long before next hops are looked up anew.
 const SETTLE: Duration = Duration::from_millis(20);
-/// Between confirmations of the neighbours in use.
-const CONFIRM: Duration = Duration::from_secs(15);
+/// Between confirmations of the neighbours in use: less than the 15 seconds the kernel trusts an answer for at least,
+/// which it adds 5 seconds of hope and 3 of questions to.
+const CONFIRM: Duration = Duration::from_secs(10);
 /// The record of host changes, in the state folder.
 const RECORD: &str = "host.json";
 /// How long the core may take to say goodbye.
@@ -171,6 +176,9 @@ struct Daemon {
     rules: Rules,
     modes: BTreeMap<u32, ForwardMode>,
     reasons: BTreeMap<u32, String>,
+    features: Option<XdpFeatures>,
+    /// Native interfaces that take nothing that is redirected to them.
+    no_redirects: HashSet<u32>,
     plane_reason: Option<String>,
     underlay: Vec<UnderlayAddress>,
     resolver: Resolver,
@@ -273,6 +281,13 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
 
     let (netlink, mut events) = Netlink::open()?;
     let host = netlink.dump().await?;
+    let (features, mut features_changed) = match XdpFeatures::open() {
+        Ok(found) => found.unzip(),
+        Err(error) => {
+            tracing::warn!(%error, "the kernel does not tell the XDP features of interfaces");
+            (None, None)
+        }
+    };
     let (node, node_resumed, first_outputs) =
         make_node(&state, core_config, resumed.tables, &mut notices)?;
 
@@ -324,6 +339,8 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
         host,
         modes: BTreeMap::new(),
         reasons: BTreeMap::new(),
+        features,
+        no_redirects: HashSet::new(),
         plane_reason,
         underlay: vec![],
         resolver: Resolver::default(),
@@ -386,6 +403,13 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
                 Some(changes) => daemon.host_changed(changes).await,
                 None => events = daemon.reopen_netlink().await?,
             },
+            changed = next_change(&mut features_changed) => match changed {
+                Ok(()) => daemon.redirects_changed(),
+                Err(error) => {
+                    tracing::warn!(%error, "changes of XDP features are no longer told");
+                    features_changed = None;
+                }
+            },
             Some(ask) = asked.recv() => daemon.ask(ask),
             Some((name, addresses)) = names.recv() => daemon.name_resolved(&name, addresses),
             _ = second.tick() => {
@@ -408,6 +432,14 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
     resolver_task.abort();
     server.abort();
     daemon.finish(threads, &from_workers).await
+}
+
+/// Waits for a change; for ever where none is told.
+async fn next_change(changes: &mut Option<xdp::Changes>) -> std::io::Result<()> {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Resumes from the snapshot where its tables are still there, else begins anew. The last value tells whether the
@@ -591,6 +623,7 @@ impl Daemon {
         let far = Instant::now() + Duration::from_secs(60);
         core.into_iter()
             .chain(self.snapshot_due)
+            .chain(self.plane.due().map(Instant::from_std))
             .min()
             .unwrap_or(far)
             .min(far)
@@ -611,6 +644,14 @@ impl Daemon {
                 break;
             }
             self.look(looks).await;
+        }
+        if self
+            .plane
+            .due()
+            .is_some_and(|due| due <= std::time::Instant::now())
+            && let Err(error) = self.plane.tend()
+        {
+            tracing::error!(%error, "the forwarding plane did not take how a neighbour is reached");
         }
         if std::mem::take(&mut self.routes_changed) {
             self.update_routes().await;

@@ -1,16 +1,25 @@
 //! How next hops are reached: for each, the interface, our address on it and the neighbour's, followed through route,
 //! link and neighbour events, and told to the forwarding plane.
 //!
-//! XDP does not confirm neighbours as a socket does, so entries in use are probed now and then.
+//! XDP does not confirm neighbours as a socket does, so entries in use are confirmed now and then: where the core knows
+//! that packets arrive, that is said to the kernel as an upper layer's word (RFC 4861, 7.3.1), and where it does not,
+//! the kernel asks. On a link that goes one way, asking gets no answer, and the word is all there is: an address that
+//! was resolved once stays as long as the neighbour hears us, and is tried again after an outage.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 use weft_abi::NextHopIndex;
 use weft_core::io::UnderlayPath;
 
 use crate::{
     dataplane::Egress,
-    netlink::{Netlink, NetlinkError, host::Host},
+    netlink::{
+        NeighbourState, Netlink, NetlinkError,
+        host::{Host, Mac},
+    },
 };
 
 /// Largest IP packet handed to the core; the data path's buffers bound it.
@@ -31,6 +40,10 @@ pub(crate) struct Hop {
     pub(crate) egress: Option<Egress>,
     /// Whether there is a route.
     pub(crate) resolved: bool,
+    /// Whether the core knows that packets arrive.
+    pub(crate) arrives: bool,
+    /// The neighbour's link layer address, as the kernel last knew it.
+    pub(crate) known: Option<Mac>,
 }
 
 /// What a new look at a next hop changed.
@@ -64,8 +77,17 @@ impl Resolver {
                 mtu,
                 egress: None,
                 resolved: true,
+                arrives: true,
+                known: None,
             },
         );
+    }
+
+    /// Packets on it arrive from now on, or no more.
+    pub(crate) fn set_arrives(&mut self, index: NextHopIndex, arrives: bool) {
+        if let Some(hop) = self.hops.get_mut(&index) {
+            hop.arrives = arrives;
+        }
     }
 
     /// Forgets it.
@@ -131,11 +153,19 @@ impl Resolver {
             }
             Some((answer, link)) => {
                 let mtu = answer.mtu.unwrap_or(link.mtu).min(link.mtu).min(MAX_MTU) as u16;
+                let same = (new.link, new.neighbour) == (answer.link, answer.neighbour);
                 new.resolved = true;
                 new.mtu = mtu;
                 new.link = answer.link;
                 new.neighbour = answer.neighbour;
-                new.egress = match (link.mac, host.neighbour(answer.link, answer.neighbour)) {
+                let mut current = host.neighbour(answer.link, answer.neighbour);
+                if current.is_some() || !same {
+                    new.known = current;
+                } else if let Some(mac) = new.known.filter(|_| new.arrives) {
+                    // Forgotten for want of an answer, though packets arrive.
+                    current = restore(netlink, &new, mac).await.then_some(mac);
+                }
+                new.egress = match (link.mac, current) {
                     (Some(source_mac), Some(destination_mac)) => Some(Egress {
                         ifindex: answer.link,
                         source_mac,
@@ -162,20 +192,37 @@ impl Resolver {
         Ok(changed.then_some(update))
     }
 
-    /// Has the kernel confirm the neighbours that next hops are sent to.
+    /// Confirms the neighbours that packets are known to arrive at, and has the kernel ask for the others.
     pub(crate) async fn refresh(&self, host: &Host, netlink: &Netlink) -> Result<(), NetlinkError> {
-        let mut neighbours: Vec<_> = self
-            .hops
-            .values()
-            .filter(|hop| hop.egress.is_some())
-            .map(|hop| (hop.link, hop.neighbour))
-            .collect();
-        neighbours.sort_unstable();
-        neighbours.dedup();
-        neighbours.retain(|(link, neighbour)| !host.is_fixed(*link, *neighbour));
-        for (link, neighbour) in neighbours {
-            netlink.probe(link, neighbour).await?;
+        let mut neighbours = BTreeMap::new();
+        for hop in self.hops.values().filter(|hop| hop.egress.is_some()) {
+            *neighbours.entry((hop.link, hop.neighbour)).or_insert(false) |= hop.arrives;
+        }
+        neighbours.retain(|(link, neighbour), _| !host.is_fixed(*link, *neighbour));
+        for ((link, neighbour), arrives) in neighbours {
+            let word = (NeighbourState::Reachable, None);
+            if !arrives || netlink.tell(link, neighbour, word).await.is_err() {
+                netlink.probe(link, neighbour).await?;
+            }
+        }
+        // A one-way link that is to come back needs an address that nobody tells any more: the last one is worth a try.
+        // The kernel gives it up again within seconds and asks everybody.
+        let lost = |hop: &&Hop| hop.resolved && hop.egress.is_none();
+        for hop in self.hops.values().filter(lost) {
+            if let Some(mac) = hop.known {
+                let word = (NeighbourState::Stale, Some(mac));
+                netlink.tell(hop.link, hop.neighbour, word).await?;
+            }
         }
         Ok(())
     }
+}
+
+async fn restore(netlink: &Netlink, hop: &Hop, mac: Mac) -> bool {
+    let word = (NeighbourState::Reachable, Some(mac));
+    let told = netlink.tell(hop.link, hop.neighbour, word).await;
+    if let Err(error) = &told {
+        tracing::debug!(%error, "keeping a neighbour's address");
+    }
+    told.is_ok()
 }

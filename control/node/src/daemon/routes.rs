@@ -1,7 +1,10 @@
 //! The host's routes into the overlay: the network's /48, a /128 per session with its own MTU, and the prefixes that
 //! others advertise. What is wanted is computed whole; only differences are made.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use weft_client::config::{Prefix, Routes as Policy};
 use weft_core::io::RouteEntry;
@@ -17,6 +20,8 @@ use crate::{
 
 /// Routes that are kept at most; more are refused by name.
 const MAX_ROUTES: usize = 4096;
+/// Prefixes named for one reason of refusal.
+const NAMED: usize = 8;
 
 /// The manager.
 #[derive(Debug)]
@@ -66,11 +71,22 @@ impl Routes {
                 })
     }
 
-    /// Why prefixes of others are not routed.
-    pub(crate) fn refusals(&self) -> impl Iterator<Item = String> {
-        self.refused
-            .iter()
-            .map(|((address, len), why)| format!("route {address}/{len} is not made: {why}"))
+    /// Why prefixes of others are not routed: one line for each reason.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        let mut by_reason = BTreeMap::<&str, BTreeSet<(IpAddr, u8)>>::new();
+        for (prefix, why) in &self.refused {
+            by_reason.entry(why).or_default().insert(*prefix);
+        }
+        let line = |(why, prefixes): (&str, BTreeSet<(IpAddr, u8)>)| {
+            let named = prefixes.iter().take(NAMED);
+            let named: Vec<_> = named.map(|(ip, len)| format!("{ip}/{len}")).collect();
+            let more = match prefixes.len().saturating_sub(NAMED) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("no route to {}{more}: {why}", named.join(", "))
+        };
+        by_reason.into_iter().map(line).collect()
     }
 
     fn wanted(&mut self, store: &Store) -> HashMap<(IpAddr, u8), HostRoute> {
@@ -207,9 +223,6 @@ impl Routes {
 }
 
 fn accepts(policy: &Policy, overlay: Prefix, prefix: Prefix) -> Result<(), &'static str> {
-    if !policy.accept {
-        return Err("`accept = false` under [routes]");
-    }
     if !policy.accept_only.is_empty() {
         return if policy
             .accept_only
@@ -220,6 +233,11 @@ fn accepts(policy: &Policy, overlay: Prefix, prefix: Prefix) -> Result<(), &'sta
         } else {
             Err("it lies in none of `accept_only` under [routes]")
         };
+    }
+    if !policy.accept {
+        return Err(
+            "this node accepts no prefixes; name it in `accept_only` under [routes] if it is theirs",
+        );
     }
     if prefix.covers(&overlay) && prefix.len > 0 {
         return Err("it covers the network's own addresses");
@@ -284,6 +302,9 @@ mod tests {
         assert!(accepts(&only, overlay, "10.2.0.0/16".parse().unwrap()).is_ok());
         assert!(accepts(&only, overlay, "2001:db8::/32".parse().unwrap()).is_err());
         assert!(accepts(&policy(false, &[]), overlay, "10.1.0.0/16".parse().unwrap()).is_err());
+        let listed = policy(false, &["10.1.0.0/16"]);
+        assert!(accepts(&listed, overlay, "10.1.7.0/24".parse().unwrap()).is_ok());
+        assert!(accepts(&listed, overlay, "10.2.0.0/16".parse().unwrap()).is_err());
     }
     #[test]
     fn what_the_policy_refuses_is_no_destination_and_no_source() {
@@ -309,8 +330,28 @@ mod tests {
             entry("fd00:1:2::3", 128),
         ]);
         assert_eq!(accepted, vec![entry("10.1.2.0", 24)]);
-        let refusals: Vec<_> = routes.refusals().collect();
-        assert_eq!(refusals.len(), 1);
-        assert!(refusals[0].contains("10.2.0.0/16"), "{refusals:?}");
+        assert_eq!(
+            routes.refusals(),
+            ["no route to 10.2.0.0/16: it lies in none of `accept_only` under [routes]"]
+        );
+
+        // As it is where nobody said otherwise.
+        let none = Policy {
+            accept: false,
+            accept_only: vec![],
+            ..routes.policy.clone()
+        };
+        let mut routes = Routes::new(none, overlay, 1, "weft0".into(), 1400);
+        let many = (0..12).map(|n| entry(&format!("10.{n}.0.0"), 16)).collect();
+        assert_eq!(routes.accepted(many), vec![]);
+        let [line] = &routes.refusals()[..] else {
+            panic!("{:?}", routes.refusals());
+        };
+        assert!(
+            line.contains("10.0.0.0/16, 10.1.0.0/16")
+                && line.contains("and 4 more")
+                && line.contains("accept_only"),
+            "{line}"
+        );
     }
 }

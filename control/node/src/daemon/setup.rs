@@ -6,13 +6,13 @@ use std::{io, net::IpAddr, sync::Arc};
 use anyhow::{Context as _, Result, anyhow, bail};
 use ring::rand::SecureRandom as _;
 use weft_client::{
-    config::{Config, Layout, Prefix, XdpMode},
+    config::{Config, Layout, XdpMode},
     secrets::{IdentitySeed, NetworkText},
 };
 use weft_core::{
     identity::{Identity, NetworkSecret},
     io::{Micros, Randomness},
-    node::{self, AcceptRoutes},
+    node,
 };
 
 use crate::{
@@ -102,16 +102,6 @@ pub(crate) fn core_config(loaded: &Loaded) -> node::Config {
         .iter()
         .map(|prefix| (prefix.address, prefix.len))
         .collect();
-    let within = |list: &[Prefix]| {
-        list.iter()
-            .map(|prefix| (prefix.address, prefix.len))
-            .collect()
-    };
-    core.accept_routes = match (routes.accept, routes.accept_only.as_slice()) {
-        (false, _) => AcceptRoutes::None,
-        (true, []) => AcceptRoutes::All,
-        (true, list) => AcceptRoutes::Within(within(list)),
-    };
     core.hardware_aes = hardware_aes();
     core.capacity_kbps = listen.capacity_mbps.saturating_mul(1_000);
     let micros = |duration: std::time::Duration| {

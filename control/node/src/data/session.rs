@@ -514,6 +514,7 @@ mod tests {
             group: GroupIndex(1),
             label: Label(20),
             inner_mtu: 1400,
+            ttl: 64,
         };
         store.apply(SessionOp::SetIngress {
             session,

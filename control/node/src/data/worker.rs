@@ -35,8 +35,6 @@ use crate::{
 pub const HEAD: usize = 28;
 /// Bytes around an inner packet in the datagram.
 pub const OVERHEAD: usize = HEAD + crypto::TAG;
-/// TTL of the label entry of traffic.
-const LABEL_TTL: u8 = 64;
 /// Packets from the TUN queue before the sockets have their turn.
 const TUN_BURST: usize = 64;
 /// Nodes whose sessions are waited for; packets that wait for one, and for all of them.
@@ -593,7 +591,7 @@ fn send(shared: &Shared, table: &Table, tx: &mut TxBatch, len: usize) -> Result<
         next_hop,
         lane,
         ingress.label,
-        LABEL_TTL,
+        ingress.ttl,
         counter,
         HEAD + sealed,
     )

@@ -10,6 +10,7 @@ mod memory;
 mod project;
 
 use std::{
+    collections::HashSet,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -357,6 +358,8 @@ pub struct Dataplane {
     shared: Arc<SharedTables>,
     projection: Projection,
     kernel: Option<Kernel>,
+    /// Interfaces that do not take what a native program redirects to them.
+    no_redirects: HashSet<u32>,
 }
 
 impl Dataplane {
@@ -395,6 +398,7 @@ impl Dataplane {
             shared,
             projection: Projection::default(),
             kernel,
+            no_redirects: HashSet::new(),
         })
     }
 
@@ -422,9 +426,31 @@ impl Dataplane {
         next_hop: NextHopIndex,
         egress: Option<Egress>,
     ) -> Result<(), Error> {
-        let usable = usable(self.kernel.as_ref());
+        let usable = self.usable();
         self.projection
             .set_egress(&self.shared.memory, next_hop, egress, usable)
+    }
+
+    /// Interfaces whose driver does not take redirected frames (complete set): what goes out there is sent by the daemon.
+    /// True where that changed something.
+    pub fn set_no_redirects(&mut self, interfaces: HashSet<u32>) -> bool {
+        let changed = self.no_redirects != interfaces;
+        if changed {
+            self.no_redirects = interfaces;
+            self.refresh();
+        }
+        changed
+    }
+
+    /// When [`Dataplane::tend`] is wanted: a next hop's egress changed twice within [`EGRESS_SETTLE`].
+    pub fn due(&self) -> Option<std::time::Instant> {
+        self.projection.due()
+    }
+
+    /// Makes the changes of [`Dataplane::set_egress`] that had to wait.
+    pub fn tend(&mut self) -> Result<(), Error> {
+        let usable = self.usable();
+        self.projection.tend(&self.shared.memory, usable)
     }
 
     /// This host's addresses: complete set. Datagrams to others pass untouched.
@@ -481,9 +507,28 @@ impl Dataplane {
         detached
     }
 
+    /// Whether the kernel can send on an egress. A redirect from native XDP reaches drivers that take such frames: those
+    /// that have native XDP themselves, unless they say otherwise. A redirect from generic XDP reaches any interface.
+    fn usable(&self) -> impl Fn(&Egress) -> bool + use<> {
+        let attached = self.kernel.as_ref().map(Kernel::attached);
+        let no_redirects = self.no_redirects.clone();
+        move |egress| {
+            let Some(attached) = &attached else {
+                // Nobody redirects; kept as it was told.
+                return true;
+            };
+            let native = |report: &AttachReport| report.mode == ForwardMode::KernelNative;
+            if !attached.iter().any(native) {
+                return true;
+            }
+            let here = |report: &AttachReport| native(report) && report.ifindex == egress.ifindex;
+            attached.iter().any(here) && !no_redirects.contains(&egress.ifindex)
+        }
+    }
+
     /// Which interfaces the kernel may send on can change with every attachment.
     fn refresh(&mut self) {
-        let usable = usable(self.kernel.as_ref());
+        let usable = self.usable();
         if let Err(error) = self.projection.refresh(&self.shared.memory, usable) {
             tracing::warn!(%error, "a next hop keeps its former egress");
         }
@@ -560,23 +605,6 @@ impl Dataplane {
             Some(kernel) => kernel.release(keep_transit),
             None => Ok(()),
         }
-    }
-}
-
-/// Whether the kernel can send on an egress. A redirect from native XDP reaches drivers that take such frames, which
-/// are those that have native XDP themselves; a redirect from generic XDP reaches any interface.
-fn usable(kernel: Option<&Kernel>) -> impl Fn(&Egress) -> bool + use<> {
-    let attached = kernel.map(Kernel::attached);
-    move |egress| {
-        let Some(attached) = &attached else {
-            // Nobody redirects; kept as it was told.
-            return true;
-        };
-        let native = |report: &AttachReport| report.mode == ForwardMode::KernelNative;
-        attached
-            .iter()
-            .any(|report| native(report) && report.ifindex == egress.ifindex)
-            || !attached.iter().any(native)
     }
 }
 
@@ -664,5 +692,5 @@ pub fn probe() -> Result<(), Error> {
     }
 }
 
-/// Least time between two changes of one next hop's egress; [`Dataplane::set_egress`] waits out the rest.
+/// Least time between two changes of one next hop's egress; [`Dataplane::tend`] makes a change that came sooner.
 pub const EGRESS_SETTLE: Duration = Duration::from_millis(10);

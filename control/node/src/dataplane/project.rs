@@ -3,7 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use weft_abi::{Encapsulation, LANES, LfibEntry, LinkState, NextHopIndex, RxLink, Slot};
@@ -22,6 +22,13 @@ struct Hop {
     changed: Option<Instant>,
 }
 
+impl Hop {
+    /// From when on its encapsulation may be changed again.
+    fn due(&self) -> Option<Instant> {
+        self.changed.map(|changed| changed + EGRESS_SETTLE)
+    }
+}
+
 /// What the core has put into the tables. More may stand there after tables of an earlier run were taken over.
 #[derive(Default)]
 struct Described {
@@ -36,6 +43,8 @@ struct Described {
 pub(super) struct Projection {
     hops: HashMap<u32, Hop>,
     described: Described,
+    /// Next hops whose encapsulation was changed a moment ago and is to be changed again.
+    late: HashSet<u32>,
 }
 
 /// The entry at an index of the core's choice; index 0 stands for none everywhere.
@@ -258,7 +267,7 @@ impl Projection {
         Ok(())
     }
 
-    /// Rewrites a next hop's encapsulation if it differs.
+    /// Rewrites a next hop's encapsulation if it differs; a little later where it was rewritten a moment ago.
     pub(super) fn set_egress(
         &mut self,
         memory: &Memory,
@@ -271,22 +280,40 @@ impl Projection {
             return Err(Error::UnknownNextHop { index: hop.0 });
         };
         state.egress = egress;
+        self.late.remove(&hop.0);
         let kernel = egress.filter(usable);
         let mtu = egress.map_or(state.mtu, |egress| egress.mtu.min(state.mtu));
         let value = build(&state.path, mtu, kernel)?;
         if entry.snapshot() == Some(value) {
             return Ok(());
         }
-        // A reader of the encapsulation before last must be done by now.
-        if let Some(changed) = state.changed {
-            std::thread::sleep(
-                EGRESS_SETTLE
-                    .saturating_sub(changed.elapsed())
-                    .min(Duration::from_millis(10)),
-            );
+        // A reader of the encapsulation before last must be done before it is written over.
+        if state.due().is_some_and(|due| due > Instant::now()) {
+            self.late.insert(hop.0);
+            return Ok(());
         }
         entry.replace(&value);
         state.changed = Some(Instant::now());
+        Ok(())
+    }
+
+    /// When [`Projection::tend`] has something to do.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let late = self.late.iter().filter_map(|hop| self.hops.get(hop));
+        late.filter_map(Hop::due).min()
+    }
+
+    /// Makes the changes that had to wait.
+    pub(super) fn tend(
+        &mut self,
+        memory: &Memory,
+        usable: impl Fn(&Egress) -> bool,
+    ) -> Result<(), Error> {
+        for index in std::mem::take(&mut self.late) {
+            if let Some(egress) = self.hops.get(&index).map(|hop| hop.egress) {
+                self.set_egress(memory, NextHopIndex(index), egress, &usable)?;
+            }
+        }
         Ok(())
     }
 

@@ -3,10 +3,12 @@
 //! Changes made here are recorded by the caller (see [`crate::state::record`]) before they are made.
 
 pub mod host;
+pub mod xdp;
 
 use std::{io, net::IpAddr};
 
 use futures_util::{Stream, StreamExt as _};
+pub use rtnetlink::packet_route::neighbour::NeighbourState;
 use rtnetlink::{
     Handle, LinkUnspec, MulticastGroup, RouteMessageBuilder,
     packet_core::{ErrorMessage, NetlinkMessage, NetlinkPayload},
@@ -14,7 +16,7 @@ use rtnetlink::{
         RouteNetlinkMessage,
         address::AddressHeaderFlags,
         link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
-        neighbour::{NeighbourFlags, NeighbourState},
+        neighbour::NeighbourFlags,
         route::{
             RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
             RouteType, RouteVia,
@@ -23,7 +25,7 @@ use rtnetlink::{
     sys::{AsyncSocket as _, SocketAddr},
 };
 
-use self::host::{Change, Host};
+use self::host::{Change, Host, Mac};
 
 /// `rtm_protocol` of the routes weftd makes: in the range left to routing daemons.
 pub const ROUTE_PROTOCOL: u8 = 117;
@@ -235,6 +237,28 @@ impl Netlink {
             .map_err(|error| {
                 NetlinkError::new(format!("asking for the neighbour {neighbour}"), &error)
             })
+    }
+
+    /// Tells the kernel the state of a neighbour: reachable, where packets are known to arrive, so that it need not ask;
+    /// with the link layer address where the kernel knows none (any more). The entry ages on from there as any other.
+    pub async fn tell(
+        &self,
+        link: u32,
+        neighbour: IpAddr,
+        (state, mac): (NeighbourState, Option<Mac>),
+    ) -> Result<(), NetlinkError> {
+        let mut request = self
+            .handle
+            .neighbours()
+            .add(link, neighbour)
+            .state(state)
+            .replace();
+        if let Some(mac) = mac {
+            request = request.link_layer_address(&mac);
+        }
+        request.execute().await.map_err(|error| {
+            NetlinkError::new(format!("telling of the neighbour {neighbour}"), &error)
+        })
     }
 
     /// Sets an interface up with this MTU and length of its transmit queue. IPv6 makes no link-local address on it.

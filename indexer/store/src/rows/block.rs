@@ -8,7 +8,8 @@
 //!
 //! `undo`: key: height u32 big endian; value: varint number of coins the block took from earlier
 //! blocks, then each: txnum (5), varint vout, amount and script as in `coins`; varint number of scripts
-//! of outputs made and spent within the block, then their script keys (10 each).
+//! of outputs that are no coins after the block (made and spent within it, or never coins), then their
+//! script keys (10 each).
 
 use weft_chain::{Hash, Header};
 
@@ -150,7 +151,7 @@ pub struct SpentCoin {
 pub struct UndoRow {
     /// Coins of earlier blocks that it spent.
     pub spent: Vec<SpentCoin>,
-    /// Scripts of outputs that it made and spent.
+    /// Scripts of outputs that are no coins after it.
     pub passing: Vec<ScriptKey>,
 }
 

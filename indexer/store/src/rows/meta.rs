@@ -20,7 +20,7 @@ use super::script::Salt;
 /// Name of the column family.
 pub const META: &str = "meta";
 /// Version of the row formats. Raised whenever a format changes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Key of the format's version.
 pub const KEY_FORMAT: &[u8] = b"format";

@@ -1,6 +1,10 @@
 //! A steady stream of small UDP packets, one way: what was lost, and how long it was silent.
 //!
 //! Sender and receiver are threads of this process, so both ends are on one clock.
+//!
+//! What is measured begins once the path works: with the first packet that is sent after one has arrived. What came
+//! before may be lost, or wait for an address to be resolved: the kernel holds it, and refuses more once the socket's
+//! buffer is full of it.
 
 use std::{
     io,
@@ -28,8 +32,8 @@ pub struct Stream {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     received: Arc<AtomicU64>,
-    refused: Arc<AtomicU64>,
-    sender: Option<JoinHandle<Result<()>>>,
+    start: Arc<AtomicU64>,
+    sender: Option<JoinHandle<Result<Refusals>>>,
     receiver: Option<JoinHandle<Result<Arrivals>>>,
 }
 
@@ -52,6 +56,8 @@ pub struct Report {
     pub missing: Vec<u64>,
     /// Packets the system refused to send (no route, queue full), included in `sent`.
     pub refused: u64,
+    /// What it said of the last of them.
+    pub refusal: Option<String>,
 }
 
 impl Report {
@@ -62,10 +68,19 @@ impl Report {
     }
 }
 
+/// Number of the first packet measured while none has arrived yet.
+const NOT_YET: u64 = u64::MAX;
+
 #[derive(Debug, Default)]
 struct Arrivals {
     seen: Vec<bool>,
     report: Report,
+}
+
+#[derive(Debug, Default)]
+struct Refusals {
+    count: u64,
+    last: Option<String>,
 }
 
 impl Stream {
@@ -95,10 +110,10 @@ impl Stream {
         socket.set_nonblocking(true)?;
 
         let stop = Arc::new(AtomicBool::new(false));
-        let [sent, received, refused] = std::array::from_fn(|_| Arc::<AtomicU64>::default());
+        let [sent, received] = std::array::from_fn(|_| Arc::<AtomicU64>::default());
+        let start = Arc::new(AtomicU64::new(NOT_YET));
         let sender = {
-            let (stop, sent, refused) =
-                (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&refused));
+            let (stop, sent, start) = (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&start));
             std::thread::Builder::new()
                 .name("stream-out".into())
                 .spawn(move || {
@@ -109,22 +124,26 @@ impl Stream {
                         payload.max(8),
                         &stop,
                         &sent,
-                        &refused,
+                        &start,
                     )
                 })?
         };
         let receiver = {
-            let (stop, sent, received) =
-                (Arc::clone(&stop), Arc::clone(&sent), Arc::clone(&received));
+            let (stop, sent, received, start) = (
+                Arc::clone(&stop),
+                Arc::clone(&sent),
+                Arc::clone(&received),
+                Arc::clone(&start),
+            );
             std::thread::Builder::new()
                 .name("stream-in".into())
-                .spawn(move || receive(&listener, &stop, &sent, &received))?
+                .spawn(move || receive(&listener, &stop, &sent, &received, &start))?
         };
         let stream = Self {
             stop,
             sent,
             received,
-            refused,
+            start,
             sender: Some(sender),
             receiver: Some(receiver),
         };
@@ -142,7 +161,7 @@ impl Stream {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// Packets that arrived so far.
+    /// Packets that arrived so far, of those that are measured.
     #[must_use]
     pub fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -160,18 +179,18 @@ impl Stream {
     }
 
     /// Stops sending, waits for what is under way, and tells what came of it. Packets sent before the first arrival
-    /// (while the path was set up) count neither as sent nor as lost.
+    /// (while the path was set up) count neither as sent nor as lost nor as refused.
     ///
     /// # Errors
     /// When a thread failed.
     pub fn finish(mut self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
-        join(self.sender.take())?;
+        let refusals = join(self.sender.take())?.unwrap_or_default();
         let arrivals = join(self.receiver.take())?.context("the stream was finished before")?;
         let mut report = arrivals.report;
-        let first = arrivals.seen.iter().position(|s| *s).unwrap_or(0) as u64;
+        let first = self.start.load(Ordering::Relaxed).min(self.sent());
         report.sent = self.sent() - first;
-        report.refused = self.refused.load(Ordering::Relaxed);
+        (report.refused, report.refusal) = (refusals.count, refusals.last);
         let missing =
             (first..self.sent()).filter(|n| !arrivals.seen.get(*n as usize).is_some_and(|s| *s));
         report.missing = missing.take(10).collect();
@@ -200,26 +219,29 @@ fn send(
     payload: usize,
     stop: &AtomicBool,
     sent: &AtomicU64,
-    refused: &AtomicU64,
-) -> Result<()> {
+    start: &AtomicU64,
+) -> Result<Refusals> {
+    let mut refusals = Refusals::default();
     let mut packet = vec![0x5a_u8; payload];
     let begun = Instant::now();
     for number in 0..MOST {
         if stop.load(Ordering::Relaxed) {
-            return Ok(());
+            break;
         }
         packet[..8].copy_from_slice(&number.to_be_bytes());
         // Counted before it leaves, so that `received` is never ahead.
         sent.store(number + 1, Ordering::Relaxed);
-        match socket.send_to(&packet, to) {
-            Ok(_) => {}
-            // A path may be down for a while; that is what the stream is there to measure.
-            Err(_) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+        // A path may be down for a while; that is what the stream is there to measure.
+        if let Err(error) = socket.send_to(&packet, to)
+            && start.load(Ordering::Relaxed) <= number
+        {
+            refusals.count += 1;
+            refusals.last = Some(error.to_string());
         }
         let due = begun + interval * u32::try_from(number + 1).unwrap_or(u32::MAX);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
     }
-    Ok(())
+    Ok(refusals)
 }
 
 fn receive(
@@ -227,6 +249,7 @@ fn receive(
     stop: &AtomicBool,
     sent: &AtomicU64,
     received: &AtomicU64,
+    start: &AtomicU64,
 ) -> Result<Arrivals> {
     let mut arrivals = Arrivals::default();
     let mut buffer = [0_u8; 65536];
@@ -264,18 +287,20 @@ fn receive(
             continue;
         }
         let now = Instant::now();
+        let begin = *first.get_or_insert_with(|| {
+            let begin = sent.load(Ordering::Relaxed);
+            start.store(begin, Ordering::Relaxed);
+            begin
+        });
+        if number < begin {
+            continue;
+        }
         let place = number as usize;
         if arrivals.seen.len() <= place {
             arrivals.seen.resize(place + 1, false);
         }
         if std::mem::replace(&mut arrivals.seen[place], true) {
             arrivals.report.duplicates += 1;
-            continue;
-        }
-        let start = *first.get_or_insert(number);
-        if number < start {
-            // From before the first arrival: not part of the measurement.
-            arrivals.seen[place] = false;
             continue;
         }
         arrivals.report.received += 1;
