@@ -64,6 +64,18 @@ enum Verb {
         /// Write the figures as JSON
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Draw the figures as SVG (peers; else .weft/bench/peers.svg)
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
+        /// One round of short runs, for a first look (peers; a shorter run of profile)
+        #[arg(long)]
+        quick: bool,
+        /// Interleaved rounds (peers)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+        rounds: Option<u32>,
+        /// Only these systems, as `--only kernel,weft` (peers)
+        #[arg(long, value_name = "SYSTEMS", value_delimiter = ',')]
+        only: Vec<String>,
     },
     /// Six nodes, real traffic, a cut: what Weft does, measured
     Demo {
@@ -154,7 +166,23 @@ fn run(verb: Verb) -> Result<ExitCode> {
         }
         Verb::Test { filter, only } => suite::test(filter.as_deref(), only)?,
         Verb::Soak { what } => suite::soak(what)?,
-        Verb::Bench { name, json } => bench::run(name.as_deref(), json.as_deref())?,
+        Verb::Bench {
+            name,
+            json,
+            svg,
+            quick,
+            rounds,
+            only,
+        } => {
+            let options = bench::Options {
+                json,
+                svg,
+                quick,
+                rounds: rounds.map(|r| r as usize),
+                only,
+            };
+            bench::run(name.as_deref(), &options)?;
+        }
         Verb::Demo { keep, json } => {
             setup::ensure(setup::Need::Run)?;
             demo::run(&building::for_lab()?, keep, json.as_deref())?;

@@ -20,7 +20,7 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -474,8 +474,21 @@ impl Lab {
         Ok(())
     }
 
+    /// Has a file removed with the lab that a process of it is going to make elsewhere; to be called before it does.
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub fn remove_with_it(&mut self, file: PathBuf) -> Result<()> {
+        self.record.files.push(file);
+        self.write_record()
+    }
+
     fn record_pins(&mut self) -> Result<()> {
         self.record.pins = self.nodes.values().flat_map(Node::pins).collect();
+        self.write_record()
+    }
+
+    fn write_record(&self) -> Result<()> {
         let entry = self.entry.as_ref().context("the lab was removed")?;
         signals::forget(&self.record.id);
         signals::add(&self.record, entry.folder());

@@ -236,12 +236,31 @@ pub(super) fn batch(command: &mut Command, lines: &str) -> Result<()> {
     Ok(())
 }
 
+/// An offload of an interface that can be turned on and off; the values are ethtool's commands (`linux/ethtool.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Offload {
+    /// TCP segmentation, `ETHTOOL_STSO`.
+    Tso = 0x1f,
+    /// Generic segmentation, `ETHTOOL_SGSO`.
+    Gso = 0x24,
+    /// Generic receive, `ETHTOOL_SGRO`.
+    Gro = 0x2c,
+}
+
 /// Turns generic receive offload on or off. On, it gives a veth end the queue that XDP-redirected frames arrive by.
 ///
 /// # Errors
 /// When there is no such interface in the current namespace.
 pub fn gro(interface: &str, on: bool) -> io::Result<()> {
-    const ETHTOOL_SGRO: u32 = 0x2c;
+    set_offload(interface, Offload::Gro, on)
+}
+
+/// Turns an offload of an interface in the current namespace on or off.
+///
+/// # Errors
+/// When there is no such interface, or it cannot be changed.
+pub fn set_offload(interface: &str, offload: Offload, on: bool) -> io::Result<()> {
     const SIOCETHTOOL: libc::c_ulong = 0x8946;
     #[repr(C)]
     struct Value {
@@ -249,8 +268,8 @@ pub fn gro(interface: &str, on: bool) -> io::Result<()> {
         data: u32,
     }
     let mut value = Value {
-        command: ETHTOOL_SGRO,
-        data: on.into(),
+        command: offload as u32,
+        data: u32::from(on),
     };
     // SAFETY: all-zero is a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -35,6 +35,9 @@ pub struct Record {
     pub namespaces: Vec<String>,
     /// Folders in bpffs.
     pub pins: Vec<PathBuf>,
+    /// Files elsewhere that processes of the lab leave behind.
+    #[serde(default)]
+    pub files: Vec<PathBuf>,
 }
 
 /// A node of a lab.
@@ -185,6 +188,13 @@ pub fn demolish(record: &Record, folder: &Path) {
             && e.kind() != io::ErrorKind::NotFound
         {
             complaints.push(format!("{}: {e}", pins.display()));
+        }
+    }
+    for file in &record.files {
+        if let Err(e) = fs::remove_file(file)
+            && e.kind() != io::ErrorKind::NotFound
+        {
+            complaints.push(format!("{}: {e}", file.display()));
         }
     }
     for name in &record.namespaces {

@@ -4,6 +4,7 @@
 pub mod host;
 pub mod nodes;
 pub mod packages;
+pub mod peers;
 pub mod rocksdb;
 pub mod toolchain;
 
@@ -18,6 +19,8 @@ pub enum Need {
     Build,
     /// Run nodes in network namespaces too.
     Run,
+    /// And run the systems Weft is measured against.
+    Peers,
 }
 
 /// Makes sure everything for `need` is there, quietly where it is.
@@ -38,7 +41,7 @@ pub fn setup(need: Need, talk: bool) -> Result<toolchain::Ebpf> {
             term::good(text);
         }
     };
-    if need == Need::Run {
+    if need >= Need::Run {
         for found in host::check()? {
             say(&found);
         }
@@ -46,6 +49,15 @@ pub fn setup(need: Need, talk: bool) -> Result<toolchain::Ebpf> {
             term::good("what labs, tests and the demo run is installed");
         } else {
             say("ip, tc, nft and iperf3 are there");
+        }
+    }
+    if need >= Need::Peers {
+        // One that cannot be had is the benchmark's to report, not a reason to end.
+        for (program, found) in peers::ensure() {
+            match found {
+                Ok(place) => say(&format!("{program}: {}", place.display())),
+                Err(why) => term::warn(&format!("{program}: {why:#}")),
+            }
         }
     }
     let ebpf = toolchain::ensure(talk)?;

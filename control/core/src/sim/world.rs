@@ -60,6 +60,8 @@ pub struct World {
     pub underlay: Underlay,
     /// For what the scenario itself decides.
     pub rng: Rng,
+    /// Frames to addresses that no host here has, where there is somewhere to take them; else they are lost.
+    pub outside: Option<Vec<Vec<u8>>>,
     queue: BinaryHeap<Scheduled>,
     order: u64,
     hash: u64,
@@ -80,6 +82,7 @@ impl World {
             hosts: Vec::new(),
             underlay: Underlay::new(rng.fork()),
             rng,
+            outside: None,
             queue: BinaryHeap::new(),
             order: 0,
             hash: 0xcbf2_9ce4_8422_2325,
@@ -250,6 +253,12 @@ impl World {
                 continue;
             };
             if !self.hosts[number].has(from) {
+                continue;
+            }
+            if let Some(outside) = &mut self.outside
+                && !self.by_address.contains_key(&to)
+            {
+                outside.push(frame);
                 continue;
             }
             let arrivals = self.underlay.carry(self.now, &frame);
