@@ -254,7 +254,10 @@ fn wrong_arguments_write_nothing_and_say_what_is_right() {
             &["--peer", "192.0.2.1", "--peer", "192.0.2.1:7117"],
             "Nothing was written",
         ),
-        (&["--advertise", "10.1.0.1/16"], "its network is 10.1.0.0/16"),
+        (
+            &["--advertise", "10.1.0.1/16"],
+            "its network is 10.1.0.0/16",
+        ),
         (&["--advertise", "10.1.0.0"], "no prefix"),
         (&["--port", "0"], "0 is not in 1"),
         (&["--port", "65536"], "65536 is not in 1"),

@@ -7,7 +7,7 @@ use super::{
 
 /// A pattern that shows where a byte came from.
 pub(super) fn bytes(len: usize) -> Vec<u8> {
-    (0..len).map(|i| (i ^ (i >> 8) * 7) as u8).collect()
+    (0..len).map(|i| (i ^ ((i >> 8) * 7)) as u8).collect()
 }
 
 /// What IP carries besides.
@@ -118,7 +118,7 @@ impl Tcp {
         put_u16(&mut transport, 2, 80);
         transport[4..8].copy_from_slice(&self.sequence.to_be_bytes());
         transport[8..12].copy_from_slice(&self.acknowledged.to_be_bytes());
-        transport[12] = ((20 + self.options.len()) / 4 << 4) as u8;
+        transport[12] = (((20 + self.options.len()) / 4) << 4) as u8;
         transport[13] = self.flags;
         put_u16(&mut transport, 14, self.window);
         put_u16(&mut transport, 18, self.urgent);

@@ -336,7 +336,8 @@ fn the_kernel_puts_together_alike() {
         };
         let mut packets = vec![];
         // Each what differs from a plain stream, and its payload.
-        let changes: [(fn(&mut build::Tcp), usize); 16] = [
+        type Change = fn(&mut build::Tcp);
+        let changes: [(Change, usize); 16] = [
             (|_| {}, 1_000),
             (|_| {}, 1_000),
             (|_| {}, 1_000),
