@@ -552,6 +552,37 @@ fn a_ring_of_one_way_links_comes_back_after_an_outage() {
     }
 }
 
+/// A first hop sees the packets of an LSP with any of many TTLs, so a later one cannot count hops; traces go on working,
+/// and the messages of a session look as its traffic does.
+#[test]
+fn every_lsp_begins_with_a_ttl_of_its_own() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 70..78 {
+        let mut lab = Lab::chain(seed, 4, |_, _| {});
+        lab.start();
+        lab.converge();
+        for to in 1..4 {
+            lab.talk(0, to);
+            let (_, session) = lab.world.hosts[0].sessions.with(&lab.id(to)).unwrap();
+            let ttl = session.ingress.unwrap().ttl;
+            assert!((64..=160).contains(&ttl), "{ttl}");
+            seen.insert(ttl);
+        }
+        let trace = Command::Trace { to: lab.id(3) };
+        let answers = lab.command(0, trace, 10);
+        let hops: Vec<_> = answers
+            .iter()
+            .map(|answer| match answer {
+                Answer::TraceHop { node, .. } => *node,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(hops, [lab.id(1), lab.id(2), lab.id(3)]);
+    }
+    // 24 draws from 97: two or three alike are likely, ten are not.
+    assert!(seen.len() > 14, "{seen:?}");
+}
+
 /// A neighbour that left properly and comes back is found again within seconds, whoever of the two calls.
 #[test]
 fn a_neighbour_that_left_and_returns_is_called_soon() {
