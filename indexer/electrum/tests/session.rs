@@ -621,7 +621,7 @@ fn batches_and_bounds() {
     );
     let too_many = client.line(&format!(
         "[{}]",
-        vec![r#"{"id":1,"method":"server.ping"}"#; 4].join(",")
+        [r#"{"id":1,"method":"server.ping"}"#; 4].join(",")
     ));
     assert_eq!(too_many["error"]["code"], -32600);
     // Notifications get nothing.

@@ -504,7 +504,7 @@ fn block(view: &View, route: &Route) -> Outcome {
         },
         Route::BlockRaw(_) => Answer::new(BYTES, view.block_bytes(hash).map_err(failed)?),
         Route::BlockTxs(_, start) => {
-            if *start as usize % PAGE != 0 {
+            if !(*start as usize).is_multiple_of(PAGE) {
                 let text = format!("the first transaction should be a multiple of {PAGE}");
                 return Err(Answer::error(400, text));
             }
