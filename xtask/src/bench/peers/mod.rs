@@ -114,15 +114,21 @@ pub fn run(plan: &Plan, programs: &Programs) -> Result<()> {
     let mut failed = BTreeMap::new();
     let mut samples = Samples::new();
     let mut report = Report::new(run.clone(), &plan.systems, &samples, &failed);
-    for round in 0..plan.rounds {
-        one_round(plan, round, programs, &mut samples, &mut failed);
+    let steps = (0..plan.rounds).flat_map(|round| in_round(plan, round));
+    for (round, system) in steps {
+        // It is not tried again: what a system lacks it will lack in the next round too.
+        if failed.contains_key(system.name) || (round > 0 && system.scope == Scope::Memory) {
+            continue;
+        }
+        one(plan, (round, system), programs, &mut samples, &mut failed);
         run.rounds = round + 1;
         run.seconds = begun.elapsed().as_secs_f64();
         report = Report::new(run.clone(), &plan.systems, &samples, &failed);
         if let Some(file) = &plan.json {
-            // A run that is ended early leaves the rounds it has done.
+            // A run that is ended early leaves what it has done.
             report.write(file)?;
         }
+        std::thread::sleep(SETTLE);
     }
     let last = paths::own_folder().join("bench/peers.json");
     let before = report::earlier(&last);
@@ -140,10 +146,19 @@ pub fn run(plan: &Plan, programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-/// One round; what failed is told at once and in `failed`.
-fn one_round(
+/// The systems of a round in their order.
+fn in_round(plan: &Plan, round: usize) -> Vec<(usize, &'static System)> {
+    let mut order = plan.systems.iter().map(|s| (round, *s)).collect::<Vec<_>>();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    order
+}
+
+/// One system in one round; what failed is told at once and in `failed`.
+fn one(
     plan: &Plan,
-    round: usize,
+    (round, system): (usize, &'static System),
     programs: &Programs,
     samples: &mut Samples,
     failed: &mut BTreeMap<&'static str, String>,
@@ -153,42 +168,31 @@ fn one_round(
     } else {
         Lengths::FULL
     };
-    let mut order = plan.systems.clone();
-    if round % 2 == 1 {
-        order.reverse();
-    }
-    for system in order {
-        // It is not tried again: what a system lacks it will lack in the next round too.
-        if failed.contains_key(system.name) || (round > 0 && system.scope == Scope::Memory) {
-            continue;
+    term::step(&format!(
+        "round {}/{}: {}",
+        round + 1,
+        plan.rounds,
+        system.about_with_length()
+    ));
+    let measured = match system.scope {
+        Scope::Memory => sessions::measure(programs),
+        scope => system
+            .start(programs)
+            .map(|mut site| measure::measure(&mut site, scope, lengths)),
+    };
+    let sample = match measured {
+        Ok(sample) => Some(sample),
+        Err(error) => {
+            let why = format!("{error:#}");
+            term::bad(&format!("{}: {why}", system.name));
+            failed.insert(system.name, why);
+            None
         }
-        term::step(&format!(
-            "round {}/{}: {}",
-            round + 1,
-            plan.rounds,
-            system.about_with_length()
-        ));
-        let measured = match system.scope {
-            Scope::Memory => sessions::measure(programs),
-            scope => system
-                .start(programs)
-                .map(|mut site| measure::measure(&mut site, scope, lengths)),
-        };
-        let sample = match measured {
-            Ok(sample) => Some(sample),
-            Err(error) => {
-                let why = format!("{error:#}");
-                term::bad(&format!("{}: {why}", system.name));
-                failed.insert(system.name, why);
-                None
-            }
-        };
-        for (what, why) in sample.iter().flat_map(|s| &s.errors) {
-            term::bad(&format!("{}, {what}: {why}", system.name));
-        }
-        samples.entry(system.name).or_default().push(sample);
-        std::thread::sleep(SETTLE);
+    };
+    for (what, why) in sample.iter().flat_map(|s| &s.errors) {
+        term::bad(&format!("{}, {what}: {why}", system.name));
     }
+    samples.entry(system.name).or_default().push(sample);
 }
 
 /// Writes what was asked for, and keeps the report of a whole run for the next to be compared with.
