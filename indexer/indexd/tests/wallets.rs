@@ -121,7 +121,7 @@ impl Live {
                     true => self.rng.random_range(20..121),
                     false => self.rng.random_range(1..8),
                 };
-                let at = height + 1 - deep.min(height - 110);
+                let at = height + 1 - deep.min(height.saturating_sub(110)).max(1);
                 let hash = self.node.rpc("getblockhash", json!([at]));
                 self.node.rpc("invalidateblock", json!([hash]));
                 self.did("reorganisations");
@@ -426,7 +426,7 @@ fn a_broadcast_transaction_is_there_at_once_and_fees_are_the_nodes() {
     assert_eq!(answer.0, 200, "{}", answer.1);
     assert!(from_hex(&answer.1).is_some());
     // What the node refuses comes back with its words.
-    let refused = service.post("/tx", &format!("{}00", &raw[..raw.len() - 2]));
+    let refused = service.post("/tx", &raw[..raw.len() - 2]);
     assert!(
         refused.0 == 400 && refused.1.contains("code"),
         "{refused:?}"

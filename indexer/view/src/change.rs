@@ -87,10 +87,13 @@ impl View {
         self.0.emptied.store(false, Ordering::SeqCst);
         let settles = self.0.unsettled.swap(false, Ordering::SeqCst);
         if settles || !changes.is_empty() {
+            let mut scripts: Vec<_> = self.keys(&changes.scripts).collect();
+            scripts.sort_unstable();
+            scripts.dedup();
             change.told.push(What::Pool {
                 added: added.into(),
                 removed: changes.removed.into(),
-                scripts: self.keys(&changes.scripts).collect(),
+                scripts: scripts.into(),
             });
         }
         Ok(true)

@@ -72,7 +72,7 @@ pub enum What {
 }
 
 impl What {
-    /// Scripts touched; `None` if it may be any.
+    /// Scripts touched, in order, each once; `None` if it may be any.
     pub fn scripts(&self) -> Option<&[ScriptKey]> {
         match self {
             Self::BlockCame { scripts, .. }

@@ -391,9 +391,12 @@ impl Chain {
                 self.came += 1;
             }
             Some("block_left") => {
-                let last = self.blocks.pop_back();
-                if last.as_ref().map(|(h, hash)| (Some(*h), hash)) != Some((height, &hash)) {
-                    self.wrong.push(format!("from {last:?} leaves {event}"));
+                // What lies below the tip it began with it was never told.
+                if let Some((last_height, last)) = self.blocks.pop_back()
+                    && (Some(last_height), &last) != (height, &hash)
+                {
+                    self.wrong
+                        .push(format!("from {last_height} {last} leaves {event}"));
                 }
                 self.left += 1;
             }
@@ -448,7 +451,8 @@ impl Events {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             assert!(chain.wrong.is_empty(), "{:?}", chain.wrong);
-            if chain.blocks.back().is_some_and(|(_, last)| last == hash) {
+            // Below the tip it began with no hash was ever told.
+            if chain.blocks.back().is_none_or(|(_, last)| last == hash) {
                 return;
             }
             let left = deadline.saturating_duration_since(Instant::now());
