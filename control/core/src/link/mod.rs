@@ -740,7 +740,7 @@ impl Links {
         if let Some(&&(_, best, ..)) = up.first() {
             let shared: Vec<_> = up
                 .iter()
-                .filter(|(_, cost, ..)| *cost <= best + best / 4 + 10)
+                .filter(|(_, cost, ..)| *cost <= best.saturating_add(best / 4 + 10))
                 .collect();
             for (i, bucket) in buckets.iter_mut().enumerate() {
                 let primary = shared[i % shared.len()].3;

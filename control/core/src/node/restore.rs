@@ -282,7 +282,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(256))]
+        #![proptest_config(ProptestConfig::with_cases(4096))]
 
         /// Whoever can write the file could also recompute its checksum: even then nothing panics or hangs.
         #[test]

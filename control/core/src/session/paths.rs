@@ -514,7 +514,7 @@ impl Sessions {
         let best = mesh.topology.cost(TreeUse::Traffic, &session.peer);
         let better = match (used, best) {
             // A fifth less, and by more than half a hop: otherwise the change is not worth it.
-            (Some(used), Some(best)) => best + best / 4 + 10 < used,
+            (Some(used), Some(best)) => best.saturating_add(best / 4 + 10) < used,
             _ => false,
         };
         if !better {
