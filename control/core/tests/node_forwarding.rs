@@ -7,7 +7,9 @@ use weft_core::{
     io::{Answer, Command, Micros},
     node::{
         Config,
-        views::{LspRole, LspState, PathConstraints, Protection, SessionState},
+        views::{
+            Direction, LinkState, LspRole, LspState, PathConstraints, Protection, SessionState,
+        },
     },
     sim::host::Stop,
 };
@@ -479,6 +481,51 @@ fn a_one_way_link_is_opened_over_the_mesh() {
     lab.world.run_ms(150_000);
     lab.stream(0, 1, 5, 10, |_, _| {})
         .assert_whole(&lab, "after its rekey");
+}
+
+/// Both ends call. The one nobody hears must not insist that its own call goes first.
+#[test]
+fn a_one_way_link_comes_up_soon_whoever_calls() {
+    for seed in 200..216 {
+        // Link 2 joins the two; the first of a link calls on its own, here the other does as well.
+        let mut lab = Lab::new(seed, 3, &[(0, 2), (2, 1), (0, 1)], |number, config| {
+            if number == 1 {
+                config.peers.push("10.0.2.1:7117".parse().unwrap());
+            }
+        });
+        lab.change_one_way(1, 0, |link| link.up = false);
+        lab.start();
+        lab.wait(10, "the one-way link is up", |world| {
+            let node = world.hosts[0].node.as_ref().unwrap();
+            node.links(world.now).iter().any(|link| {
+                link.node == world.hosts[1].id
+                    && link.direction == Direction::Out
+                    && link.state != LinkState::Down
+            })
+        });
+    }
+}
+
+/// The first path of a session is what was known when it began; the better one is not waited for as long as later.
+#[test]
+fn a_young_session_moves_to_the_better_path_at_once() {
+    let mut lab = Lab::new(10, 3, &[(0, 1), (1, 2), (0, 2)], |_, _| {});
+    lab.change(0, 2, |link| link.up = false);
+    lab.start();
+    lab.world.run_ms(1_000);
+    lab.talk(0, 2);
+    lab.change(0, 2, |link| link.up = true);
+    lab.wait(6, "the direct path is used, the other stands by", |world| {
+        let node = world.hosts[0].node.as_ref().unwrap();
+        let hops_of = |wanted: Protection| {
+            let lsps = node.lsps(world.now);
+            let mut of = lsps
+                .iter()
+                .filter(|l| l.protection == Some(wanted) && l.state == LspState::Up);
+            of.next().map(|l| l.path.len() - 1)
+        };
+        hops_of(Protection::Primary) == Some(1) && hops_of(Protection::Standby) == Some(2)
+    });
 }
 
 /// 0 → 1 ↔ 2 → 0, two of three one way only: every report, refresh and renewal of keys has to go round, and traffic stays whole.

@@ -23,6 +23,11 @@ const BROKEN: Micros = Micros::from_secs(10);
 const LINGER: Micros = Micros::from_secs(2);
 /// Between attempts to find a standby path.
 const STANDBY_RETRY: Micros = Micros::from_secs(10);
+/// The same where the topology has changed since.
+const STANDBY_AGAIN: Micros = Micros::from_secs(1);
+/// A better path must have been there so long while a session is young: its first path was chosen from what was known
+/// so far.
+const REOPTIMISE_YOUNG: Micros = Micros::from_secs(1);
 /// After a change of the topology, paths are looked at again after this: many changes, one look.
 const RECHECK: Micros = Micros::from_millis(100);
 /// Edges remembered as broken.
@@ -60,7 +65,9 @@ impl Sessions {
             let Some(session) = self.sessions.get_mut(&index) else {
                 continue;
             };
-            session.recheck.get_or_insert(context.now + RECHECK);
+            let soon = context.now + RECHECK;
+            session.recheck = Some(session.recheck.map_or(soon, |at| at.min(soon)));
+            session.next_standby = session.next_standby.min(context.now + STANDBY_AGAIN);
             if session.active && session.primary.is_none() && session.pending.is_empty() {
                 session.next_try = session.next_try.min(context.now + RECHECK);
             }
@@ -522,7 +529,10 @@ impl Sessions {
             return;
         }
         let since = *session.better_since.get_or_insert(now);
-        let wait = context.config.timers.reoptimise;
+        let mut wait = context.config.timers.reoptimise;
+        if now.since(session.since) < wait {
+            wait = wait.min(REOPTIMISE_YOUNG);
+        }
         if now.since(since) < wait {
             session.recheck = Some(since + wait);
             return;
