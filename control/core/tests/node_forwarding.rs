@@ -569,6 +569,45 @@ fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
     }
 }
 
+/// Reports that take long, or fail to come for some seconds, are no reason to begin links anew, over and over.
+#[test]
+fn a_slow_ring_of_one_way_links_is_not_begun_anew() {
+    for seed in 80..84 {
+        let mut lab = Lab::new(seed, 3, &[(0, 2), (2, 1), (0, 1)], |_, _| {});
+        for (a, b) in [(0, 2), (2, 1), (0, 1)] {
+            lab.change(a, b, |link| link.delay = 150_000);
+        }
+        lab.change_one_way(1, 0, |link| link.up = false);
+        lab.start();
+        lab.talk(0, 1);
+        lab.world.run_ms(5_000);
+        lab.change_one_way(0, 2, |link| link.up = false);
+        lab.world.run_ms(20_000);
+        let established = |lab: &Lab| -> u64 {
+            let of = |n: usize| lab.world.hosts[n].node.as_ref().unwrap().counters();
+            let counts = (0..3).map(|n| of(n).get("links_established").copied().unwrap_or(0));
+            counts.sum()
+        };
+        for _ in 0..5 {
+            let before = established(&lab);
+            lab.change_one_way(1, 2, |link| link.up = false);
+            lab.world.run_ms(5_000);
+            lab.change_one_way(1, 2, |link| link.up = true);
+            lab.world.run_ms(15_000);
+            let new = established(&lab) - before;
+            assert!(
+                new <= 6,
+                "seed {seed}: {new} links were begun\n{}",
+                lab.logs()
+            );
+        }
+        lab.talk(0, 1);
+        lab.world.run_ms(3_000);
+        lab.stream(0, 1, 5, 20, |_, _| {})
+            .assert_whole(&lab, &format!("seed {seed}"));
+    }
+}
+
 /// The whole ring falls silent until every link of it counts as down. Each report has to go over links that wait for
 /// reports themselves; the ring comes back all the same.
 #[test]

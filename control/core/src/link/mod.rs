@@ -50,6 +50,9 @@ const UNPROVEN_TRIED: usize = 4;
 const FORGET_LINK: Micros = Micros::from_secs(180);
 /// A neighbour without links keeps its group for so long.
 const FORGET_NEIGHBOUR: Micros = Micros::from_secs(200);
+/// A link without a sign of life in either direction is no reason to call for so long after it began: on one that goes
+/// one way, the first report is still on its way round.
+const YOUNG: Micros = Micros::from_secs(4);
 /// For so long after the end of a link its addresses are tried more often than those nobody ever answered from.
 const EAGER: Micros = Micros::from_secs(300);
 /// Longest time between attempts then.
@@ -545,7 +548,9 @@ impl Links {
         if !link.alive() {
             link.meter.forget_rtt();
             let path = link.path;
-            self.redial_eagerly(context, path);
+            // Its keys are good, and probes and hellos go on: only a neighbour that lost them has to be called.
+            let later = Micros(context.config.timers.handshake_retry.0 * 3);
+            self.redial_eagerly(context, path, later);
         }
         self.update_group(context, &peer);
         self.events.push_back(LinkEvent::Advertise);
@@ -830,10 +835,15 @@ impl Links {
             .dials
             .get(&link.path)
             .is_some_and(|dial| dial.source == PeerSource::Heard);
-        if heard && !self.links.values().any(|other| other.path == link.path) {
+        // Where another link stands there (as when this one was replaced by it), nobody is to be called.
+        if self.links.values().any(|other| other.path == link.path) {
+            return;
+        }
+        if heard {
             self.forget_dial(&link.path);
         } else {
-            self.redial_eagerly(context, link.path);
+            let soon = Micros(context.config.timers.handshake_retry.0 / 5);
+            self.redial_eagerly(context, link.path, soon);
         }
     }
 

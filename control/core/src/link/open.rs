@@ -25,6 +25,8 @@ use crate::{
 const HALF_OPEN: Micros = Micros::from_secs(10);
 /// Retransmissions of one first message before a fresh one is made.
 const FIRST_ATTEMPTS: u32 = 5;
+/// First messages of the other side that our own, called at the same time, is held against before it gives way.
+const CROSSED: u8 = 2;
 /// Copies of a second message sent for copies of the same first one.
 const SECOND_COPIES: u32 = 8;
 /// Third messages that fail before a half-open handshake is left to expire: each costs two agreements on keys.
@@ -55,6 +57,8 @@ pub(super) struct Initiating {
     mac: [u8; 16],
     attempts: u32,
     cookies: u32,
+    /// First messages of the other side that this one was held against.
+    crossed: u8,
     wait: Micros,
     sent: Micros,
 }
@@ -234,6 +238,7 @@ impl Links {
                 mac: [0; 16],
                 attempts: 0,
                 cookies: 0,
+                crossed: 0,
                 wait,
                 sent: Micros(0),
             },
@@ -402,15 +407,22 @@ impl Links {
             return;
         }
         // Both began at once: the smaller ephemeral key's handshake goes on, and both sides can tell which that is.
-        let own = self.initiating.iter().find(|(_, i)| i.via == via);
+        // Unless the other side goes on calling: then ours does not reach it, and theirs is all there is.
+        let mut back = None;
+        let own = self.initiating.iter_mut().find(|(_, i)| i.via == via);
         if let Some((&index, own)) = own {
-            if own.ephemeral() < &noise[..32] {
+            if own.ephemeral() >= &noise[..32] {
+                self.initiating.remove(&index);
+                self.deadlines.clear(&Timer::Initiating(index));
+            } else if own.crossed < CROSSED {
+                own.crossed += 1;
                 context.out.count("handshake_crossed");
                 self.repeat_first(context, index);
                 return;
+            } else {
+                context.out.count("handshake_gave_way");
+                back = claimed;
             }
-            self.initiating.remove(&index);
-            self.deadlines.clear(&Timer::Initiating(index));
         }
         if self.responding.len() >= context.config.limits.half_open {
             context.out.limit(now, "handshakes_half_open_full");
@@ -464,7 +476,7 @@ impl Links {
         );
         self.deadlines
             .set(Timer::Responding(index), now + HALF_OPEN);
-        self.send_handshake(context, via, None, &second);
+        self.send_handshake(context, via, back, &second);
     }
 
     /// The same first message again: the answer was lost, or the way back does not work and the mesh has to do.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use weft_abi::{NextHopIndex, TagKey};
 
 use super::{
-    Dial, EAGER, EAGER_RETRY, LinkEvent, Links, Neighbour, Timer,
+    Dial, EAGER, EAGER_RETRY, LinkEvent, Links, Neighbour, Timer, YOUNG,
     open::Via,
     state::{LinkKey, MIN_MTU},
 };
@@ -326,11 +326,18 @@ impl Links {
     }
 
     /// [`Links::redial`] where a link has just ended.
-    pub(super) fn redial_eagerly(&mut self, context: &mut Context<'_>, path: UnderlayPath) {
+    pub(super) fn redial_eagerly(
+        &mut self,
+        context: &mut Context<'_>,
+        path: UnderlayPath,
+        wait: Micros,
+    ) {
         if let Some(dial) = self.dials.get_mut(&path) {
             dial.eager_until = context.now + EAGER;
+            dial.attempts = 0;
+            let wait = context.jittered(wait);
+            self.deadlines.set(Timer::Dial(path), context.now + wait);
         }
-        self.redial(context, path);
     }
 
     /// Longest time between two attempts on a path.
@@ -360,10 +367,10 @@ impl Links {
             return;
         };
         // An unconfirmed link is a handshake under way.
-        let linked = self
-            .links
-            .values()
-            .any(|l| l.path == path && (l.alive() || l.epochs.iter().all(|e| !e.confirmed)));
+        let linked = self.links.values().any(|l| {
+            let young = context.now.since(l.since) < YOUNG;
+            l.path == path && (l.alive() || young || l.epochs.iter().all(|e| !e.confirmed))
+        });
         if linked || !usable {
             dial.attempts = 0;
             self.deadlines

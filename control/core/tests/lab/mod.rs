@@ -252,13 +252,14 @@ impl Lab {
         for (from, to) in [(a, b), (b, a)] {
             let overlay = self.world.hosts[to].overlay;
             let start = self.world.now;
+            let mut sent = Vec::new();
             loop {
-                let (number, _) = self.world.send(from, overlay);
+                sent.push(self.world.send(from, overlay).0);
                 self.world.run_ms(50);
                 if self.world.hosts[to]
                     .inbox
                     .iter()
-                    .any(|d| d.number == number)
+                    .any(|d| sent.contains(&d.number))
                 {
                     break;
                 }
