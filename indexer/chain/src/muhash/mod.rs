@@ -9,6 +9,8 @@
 //! [`MuHash3072::finalize`] inverts. For many coins use [`MuBatch`], one for each thread, and
 //! [`MuHash3072::combine`] what they give.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
 mod chacha;
 #[cfg(target_arch = "x86_64")]
 mod ifma;
@@ -128,6 +130,40 @@ impl MuHash3072 {
 /// Elements held back until there are enough to be multiplied side by side.
 const HELD: usize = 16;
 
+/// Running products side by side, by the best instructions the processor has.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone)]
+enum Lanes {
+    Ifma(Box<ifma::Lanes>),
+    Avx2(Box<avx2::Lanes>),
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Lanes {
+    /// Ones; `None` where the processor has none of the instructions.
+    fn new() -> Option<Self> {
+        let ifma = || ifma::Lanes::new().map(|lanes| Self::Ifma(Box::new(lanes)));
+        let avx2 = || avx2::Lanes::new().map(|lanes| Self::Avx2(Box::new(lanes)));
+        ifma().or_else(avx2)
+    }
+
+    /// Multiplies each by one element.
+    fn mul(&mut self, digests: &[Hash; HELD]) {
+        match self {
+            Self::Ifma(lanes) => lanes.mul(digests),
+            Self::Avx2(lanes) => lanes.mul(digests),
+        }
+    }
+
+    /// Multiplies `total` by all of them.
+    fn gather(&self, total: &mut Num3072) {
+        match self {
+            Self::Ifma(lanes) => lanes.values().for_each(|lane| total.mul(&lane)),
+            Self::Avx2(lanes) => lanes.values().for_each(|lane| total.mul(&lane)),
+        }
+    }
+}
+
 /// A product that grows by many elements.
 #[derive(Debug, Clone)]
 struct Product {
@@ -135,7 +171,7 @@ struct Product {
     held: [Hash; HELD],
     count: usize,
     #[cfg(target_arch = "x86_64")]
-    lanes: Option<Box<ifma::Lanes>>,
+    lanes: Option<Lanes>,
 }
 
 impl Product {
@@ -162,7 +198,7 @@ impl Product {
         #[cfg(target_arch = "x86_64")]
         if self.count == HELD {
             if self.lanes.is_none() {
-                self.lanes = ifma::Lanes::new().map(Box::new);
+                self.lanes = Lanes::new();
             }
             if let Some(lanes) = &mut self.lanes {
                 lanes.mul(&self.held);
@@ -180,9 +216,7 @@ impl Product {
         self.flush();
         #[cfg(target_arch = "x86_64")]
         if let Some(lanes) = &self.lanes {
-            for lane in lanes.values() {
-                self.total.mul(&lane);
-            }
+            lanes.gather(&mut self.total);
         }
         self.total
     }
@@ -190,8 +224,8 @@ impl Product {
 
 /// Changes to a set, gathered to be multiplied many at a time.
 ///
-/// On processors with AVX-512 IFMA sixteen elements go side by side; elsewhere one by one. The
-/// result is the same.
+/// On processors with AVX-512 IFMA, or with AVX2 and FMA, sixteen elements go side by side;
+/// elsewhere one by one. The result is the same.
 #[derive(Debug, Clone)]
 pub struct MuBatch {
     added: Product,
