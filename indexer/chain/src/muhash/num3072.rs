@@ -87,13 +87,67 @@ impl Num3072 {
     }
 }
 
-/// The product of two numbers, 96 limbs, row by row.
-#[inline(always)]
+/// Limbs of half a number.
+const HALF: usize = LIMBS / 2;
+
+/// The product of two numbers, 96 limbs, by three of half the size (Karatsuba): with
+/// a = a₀ + a₁X and b = b₀ + b₁X, what stands at X is a₀b₀ + a₁b₁ − (a₀ − a₁)(b₀ − b₁).
 fn multiply(a: &[u64; LIMBS], b: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
+    let (a, b) = (a.as_chunks::<HALF>().0, b.as_chunks::<HALF>().0);
+    let ((a_less, a_minus), (b_less, b_minus)) = (distance(a), distance(b));
+    let low = multiply_rows(&a[0], &b[0]);
+    let high = multiply_rows(&a[1], &b[1]);
+    let cross = multiply_rows(&a_less, &b_less);
     let mut out = [0u64; 2 * LIMBS];
+    out[..LIMBS].copy_from_slice(&low);
+    out[LIMBS..].copy_from_slice(&high);
+    // −x = !x + 1 − 2^3072; what that leaves at the top is taken away after the loop.
+    let negate = a_minus == b_minus;
+    let mask = u64::from(negate).wrapping_neg();
+    let mut carry = u128::from(negate);
+    let (middle, top) = out[HALF..].split_at_mut(LIMBS);
+    for (i, limb) in middle.iter_mut().enumerate() {
+        carry += u128::from(low[i]) + u128::from(high[i]) + u128::from(cross[i] ^ mask);
+        carry += u128::from(*limb);
+        *limb = carry as u64;
+        carry >>= 64;
+    }
+    // From 0 to 2, for a₀b₀ + a₁b₁ − (a₀ − a₁)(b₀ − b₁) = a₀b₁ + a₁b₀.
+    let mut carry = (carry as u64).wrapping_sub(u64::from(negate));
+    for limb in top {
+        let (sum, over) = limb.overflowing_add(carry);
+        *limb = sum;
+        carry = u64::from(over);
+    }
+    out
+}
+
+/// The distance of the halves of a number, and whether the second is the greater.
+#[inline(always)]
+fn distance(halves: &[[u64; HALF]]) -> ([u64; HALF], bool) {
+    let mut out = [0; HALF];
+    let mut minus = false;
+    for (o, (a, b)) in out.iter_mut().zip(halves[0].iter().zip(&halves[1])) {
+        let (less, under) = a.overflowing_sub(*b);
+        let (less, again) = less.overflowing_sub(u64::from(minus));
+        *o = less;
+        minus = under || again;
+    }
+    let mask = u64::from(minus).wrapping_neg();
+    let mut carry = minus;
+    for limb in &mut out {
+        (*limb, carry) = (*limb ^ mask).overflowing_add(u64::from(carry));
+    }
+    (out, minus)
+}
+
+/// The product of two halves, row by row.
+#[inline(never)]
+fn multiply_rows(a: &[u64; HALF], b: &[u64; HALF]) -> [u64; LIMBS] {
+    let mut out = [0u64; LIMBS];
     for (i, &x) in a.iter().enumerate() {
         let mut carry = 0u64;
-        let (row, top) = out[i..=i + LIMBS].split_at_mut(LIMBS);
+        let (row, top) = out[i..=i + HALF].split_at_mut(HALF);
         for (o, &y) in row.iter_mut().zip(b) {
             let t = u128::from(x) * u128::from(y) + u128::from(*o) + u128::from(carry);
             *o = t as u64;
@@ -165,6 +219,22 @@ mod tests {
         power
     }
 
+    /// A product one limb at a time, as the simplest way to the same number.
+    fn plainly(a: &[u64; LIMBS], b: &[u64; LIMBS]) -> [u64; 2 * LIMBS] {
+        let mut out = [0u64; 2 * LIMBS];
+        for (i, &x) in a.iter().enumerate() {
+            for (j, &y) in b.iter().enumerate() {
+                let mut add = u128::from(x) * u128::from(y);
+                for limb in &mut out[i + j..] {
+                    add += u128::from(*limb);
+                    *limb = add as u64;
+                    add >>= 64;
+                }
+            }
+        }
+        out
+    }
+
     #[test]
     fn small_inverses() {
         for n in [1u64, 2, 3, C, C + 1, u64::MAX] {
@@ -188,6 +258,18 @@ mod tests {
 
     proptest! {
         #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+        #[test]
+        fn products(a in number(), b in number()) {
+            let ones = [u64::MAX; LIMBS];
+            for (a, b) in [(&a.0, &b.0), (&a.0, &a.0), (&a.0, &ones), (&ones, &ones)] {
+                prop_assert_eq!(multiply(a, b), plainly(a, b));
+            }
+            // Equal halves: the middle takes nothing away.
+            let same: [u64; LIMBS] = std::array::from_fn(|i| a.0[i % HALF]);
+            prop_assert_eq!(multiply(&same, &b.0), plainly(&same, &b.0));
+            prop_assert_eq!(multiply(&b.0, &same), plainly(&b.0, &same));
+        }
+
         #[test]
         fn ring_laws(a in number(), b in number(), c in number()) {
             let mul = |x: &Num3072, y: &Num3072| { let mut z = x.clone(); z.mul(y); z };
