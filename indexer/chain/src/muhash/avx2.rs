@@ -43,22 +43,33 @@ type Column = __m256i;
 #[derive(Debug, Clone)]
 pub(super) struct Lanes {
     groups: [[Row; LIMBS]; 4],
+    room: Room,
+}
+
+/// Room for what is on the way, kept so that it need not be cleared for every product.
+#[derive(Debug, Clone)]
+struct Room {
+    /// Key streams of eight elements, see [`keystreams`].
+    words: [__m256i; 96],
+    /// Four factors.
+    factor: [Row; LIMBS],
+    /// Four products.
+    wide: [Column; 2 * LIMBS],
+    /// What the three levels of Karatsuba take away: 72, 36 and 18 columns.
+    cross: [Column; LIMBS + LIMBS / 2 + LIMBS / 4],
 }
 
 impl Lanes {
     /// Sixteen ones; `None` where the processor lacks the instructions.
     pub(super) fn new() -> Option<Self> {
-        if !(is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")) {
-            return None;
-        }
         // SAFETY: the processor has the features.
-        Some(unsafe { ones() })
+        supported().then(|| unsafe { ones() })
     }
 
     /// Multiplies lane `i` by the element with digest `i`.
     pub(super) fn mul(&mut self, digests: &[Hash; HELD]) {
         // SAFETY: a `Lanes` exists only where `new` found both features.
-        unsafe { mul_all(&mut self.groups, digests) }
+        unsafe { mul_all(self, digests) }
     }
 
     /// The sixteen numbers.
@@ -71,6 +82,17 @@ impl Lanes {
     }
 }
 
+/// The first 384 bytes of key stream under `key`; `None` where the processor lacks the
+/// instructions.
+pub(super) fn keystream(key: &Hash) -> Option<[u8; 384]> {
+    // SAFETY: the processor has the features.
+    supported().then(|| unsafe { blocks(key) })
+}
+
+fn supported() -> bool {
+    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")
+}
+
 /// Where element `i` of those held stands: group and lane.
 fn place(i: usize) -> (usize, usize) {
     (i / 8 * 2 + i / 2 % 2, i / 4 % 2 * 2 + i % 2)
@@ -80,7 +102,16 @@ fn place(i: usize) -> (usize, usize) {
 fn ones() -> Lanes {
     let mut one = [_mm256_setzero_pd(); LIMBS];
     one[0] = _mm256_set1_pd(1.0);
-    Lanes { groups: [one; 4] }
+    let zero = _mm256_setzero_si256();
+    Lanes {
+        groups: [one; 4],
+        room: Room {
+            words: [zero; 96],
+            factor: one,
+            wide: [zero; 2 * LIMBS],
+            cross: [zero; LIMBS + LIMBS / 2 + LIMBS / 4],
+        },
+    }
 }
 
 /// The limbs of lane `lane`.
@@ -129,20 +160,22 @@ fn gather(limbs: &[i64; LIMBS]) -> Num3072 {
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn mul_all(groups: &mut [[Row; LIMBS]; 4], digests: &[Hash; HELD]) {
+fn mul_all(lanes: &mut Lanes, digests: &[Hash; HELD]) {
+    let Lanes { groups, room } = lanes;
     let (pairs, _) = groups.as_chunks_mut::<2>();
     let (eights, _) = digests.as_chunks::<8>();
     for ([even, odd], digests) in pairs.iter_mut().zip(eights) {
-        let words = keystreams(digests);
-        mul_group(even, &limbs::<0>(&words));
-        mul_group(odd, &limbs::<1>(&words));
+        keystreams(digests, &mut room.words);
+        limbs::<0>(room);
+        mul_group(even, room);
+        limbs::<1>(room);
+        mul_group(odd, room);
     }
 }
 
 /// Word `w` of the key streams (96 words) of eight elements, element `i` in lane `i`.
 #[target_feature(enable = "avx2,fma")]
-fn keystreams(digests: &[Hash; 8]) -> [__m256i; 96] {
-    let mut out = [_mm256_setzero_si256(); 96];
+fn keystreams(digests: &[Hash; 8], out: &mut [__m256i; 96]) {
     let mut key = [_mm256_setzero_si256(); 8];
     for (w, vector) in key.iter_mut().enumerate() {
         let lane = |i: usize| {
@@ -168,6 +201,28 @@ fn keystreams(digests: &[Hash; 8]) -> [__m256i; 96] {
     for (counter, words) in out.chunks_exact_mut(16).enumerate() {
         state[12] = _mm256_set1_epi32(counter as i32);
         words.copy_from_slice(&block(&state));
+    }
+}
+
+/// Eight blocks under one key, of which six are used.
+#[target_feature(enable = "avx2,fma")]
+fn blocks(key: &Hash) -> [u8; 384] {
+    let mut state = [_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); 16];
+    for (s, constant) in state.iter_mut().zip(CONSTANTS) {
+        *s = _mm256_set1_epi32(constant as i32);
+    }
+    for (s, bytes) in state[4..12].iter_mut().zip(key.as_chunks().0) {
+        *s = _mm256_set1_epi32(i32::from_le_bytes(*bytes));
+    }
+    state[13..].fill(_mm256_setzero_si256());
+    let mut out = [0; 384];
+    for (w, word) in block(&state).into_iter().enumerate() {
+        let mut lanes = [0u32; 8];
+        // SAFETY: eight u32 are 32 bytes; the store needs no alignment.
+        unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), word) };
+        for (block, lane) in out.chunks_exact_mut(64).zip(lanes) {
+            block[4 * w..4 * w + 4].copy_from_slice(&lane.to_le_bytes());
+        }
     }
     out
 }
@@ -241,11 +296,10 @@ static COUNTS: [i64; 65] = {
 };
 
 /// The limbs of four of eight key streams: lanes 0, 1, 4, 5 (`ODD` 0) or 2, 3, 6, 7 (`ODD` 1).
-#[inline]
 #[target_feature(enable = "avx2,fma")]
-fn limbs<const ODD: usize>(words: &[__m256i; 96]) -> [Row; LIMBS] {
+fn limbs<const ODD: usize>(room: &mut Room) {
     let mut wide = [_mm256_setzero_si256(); 49];
-    for (q, words) in wide.iter_mut().zip(words.chunks_exact(2)) {
+    for (q, words) in wide.iter_mut().zip(room.words.chunks_exact(2)) {
         *q = if ODD == 0 {
             _mm256_unpacklo_epi32(words[0], words[1])
         } else {
@@ -254,8 +308,7 @@ fn limbs<const ODD: usize>(words: &[__m256i; 96]) -> [Row; LIMBS] {
     }
     let mask = _mm256_set1_epi64x(MASK as i64);
     let ones = _mm256_set1_pd(ONES);
-    let mut out = [_mm256_setzero_pd(); LIMBS];
-    for (i, row) in out.iter_mut().enumerate() {
+    for (i, row) in room.factor.iter_mut().enumerate() {
         let (q, bit) = (BITS * i / 64, BITS * i % 64);
         let low = _mm256_srlv_epi64(wide[q], _mm256_set1_epi64x(COUNTS[bit]));
         // A shift by 64 gives zero, as it should.
@@ -265,7 +318,6 @@ fn limbs<const ODD: usize>(words: &[__m256i; 96]) -> [Row; LIMBS] {
         let biased = _mm256_or_si256(limb, _mm256_castpd_si256(ones));
         *row = _mm256_sub_pd(_mm256_castsi256_pd(biased), ones);
     }
-    out
 }
 
 /// Columns `K` to `K + W` of a product of nine by nine limbs.
@@ -315,7 +367,7 @@ fn columns<const K: usize, const W: usize>(
 /// 1.5·2⁹⁵ ± 2⁹⁴.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
-fn product9(a: &[Row; 9], b: &[Row; 9], out: &mut [Column; 18]) {
+fn product9(a: &[Row; 9], b: &[Row; 9], out: &mut [Column; 18], _: &mut [Column]) {
     out[0] = _mm256_setzero_si256();
     columns::<0, 4>(a, b, out);
     columns::<4, 4>(a, b, out);
@@ -329,7 +381,12 @@ fn product9(a: &[Row; 9], b: &[Row; 9], out: &mut [Column; 18]) {
 macro_rules! karatsuba {
     ($name:ident, $size:literal, $half:literal, $inner:ident) => {
         #[target_feature(enable = "avx2,fma")]
-        fn $name(a: &[Row; $size], b: &[Row; $size], out: &mut [Column; 2 * $size]) {
+        fn $name(
+            a: &[Row; $size],
+            b: &[Row; $size],
+            out: &mut [Column; 2 * $size],
+            room: &mut [Column],
+        ) {
             let ([a0, a1], _) = a.as_chunks::<$half>() else {
                 unreachable!()
             };
@@ -339,15 +396,15 @@ macro_rules! karatsuba {
             let ([low, high], _) = out.as_chunks_mut::<$size>() else {
                 unreachable!()
             };
-            $inner(a0, b0, low);
-            $inner(a1, b1, high);
+            let (cross, room) = room.split_first_chunk_mut().expect("room for all levels");
+            $inner(a0, b0, low, room);
+            $inner(a1, b1, high, room);
             let (mut a, mut b) = (*a0, *b0);
             for i in 0..$half {
                 a[i] = _mm256_sub_pd(a0[i], a1[i]);
                 b[i] = _mm256_sub_pd(b0[i], b1[i]);
             }
-            let mut cross = [_mm256_setzero_si256(); $size];
-            $inner(&a, &b, &mut cross);
+            $inner(&a, &b, cross, room);
             for i in 0..$half {
                 let both = _mm256_add_epi64(low[$half + i], high[i]);
                 let less = _mm256_sub_epi64(both, cross[i]);
@@ -442,12 +499,12 @@ static SHIFTS: [i64; 2 * LIMBS] = {
     out
 };
 
-/// `a *= b` in every lane. The limbs of `b` are from 0 to 2⁴³, those of `a` from −2¹⁴ to
+/// `a *= b` in every lane, where b is `room.factor`. The limbs of b are from 0 to 2⁴³, those of `a` from −2¹⁴ to
 /// 2⁴³ + 2¹⁴, before and after.
 #[target_feature(enable = "avx2,fma")]
-fn mul_group(a: &mut [Row; LIMBS], b: &[Row; LIMBS]) {
-    let mut wide = [_mm256_setzero_si256(); 2 * LIMBS];
-    product72(a, b, &mut wide);
+fn mul_group(a: &mut [Row; LIMBS], room: &mut Room) {
+    let wide = &mut room.wide;
+    product72(a, &room.factor, wide, &mut room.cross);
 
     let ones = _mm256_set1_pd(ONES);
     let one_bits = _mm256_castpd_si256(ones);
@@ -510,12 +567,11 @@ mod tests {
 
     type Limbs = [i64; LIMBS];
 
-    fn supported(test: &str) -> bool {
-        let supported = Lanes::new().is_some();
-        if !supported {
+    fn runs(test: &str) -> bool {
+        if !supported() {
             eprintln!("SKIPPED {test}: no AVX2 and FMA here");
         }
-        supported
+        supported()
     }
 
     /// The limbs of a number, all from 0 to 2⁴³.
@@ -541,7 +597,9 @@ mod tests {
         // SAFETY: only called where the features were found.
         let out = unsafe {
             let mut group = rows(a);
-            mul_group(&mut group, &rows(b));
+            let mut room = ones().room;
+            room.factor = rows(b);
+            mul_group(&mut group, &mut room);
             std::array::from_fn(|lane| limbs_of(&group, lane))
         };
         for (out, (a, b)) in out.iter().zip(a.iter().zip(b)) {
@@ -564,7 +622,7 @@ mod tests {
 
     #[test]
     fn lanes_agree_with_the_portable_product() {
-        if !supported("lanes_agree_with_the_portable_product") {
+        if !runs("lanes_agree_with_the_portable_product") {
             return;
         }
         let mut lanes = Lanes::new().expect("supported");
@@ -606,7 +664,7 @@ mod tests {
 
     #[test]
     fn factors_with_every_bit_set() {
-        if !supported("factors_with_every_bit_set") {
+        if !runs("factors_with_every_bit_set") {
             return;
         }
         let all_ones = split(&Num3072([u64::MAX; 48]));
@@ -629,7 +687,7 @@ mod tests {
 
     #[test]
     fn numbers_around_the_modulus() {
-        if !supported("numbers_around_the_modulus") {
+        if !runs("numbers_around_the_modulus") {
             return;
         }
         // From p − 4 to 2^3072, and small ones.
@@ -670,7 +728,7 @@ mod tests {
 
     #[test]
     fn products_of_any_limbs() {
-        if !supported("products_of_any_limbs") {
+        if !runs("products_of_any_limbs") {
             return;
         }
         let config = ProptestConfig {
