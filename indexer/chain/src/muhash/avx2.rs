@@ -31,7 +31,7 @@ const LIMB_UNITS: f64 = ONES * (1u64 << BITS) as f64;
 const FOLD_UNITS: f64 = ONES * (1u64 << (BITS + 2)) as f64;
 /// 2³⁰⁹⁶ = 2²⁴·2³⁰⁷² ≡ 2²⁴·C, below 2⁴⁵.
 const FOLD: f64 = (C << 24) as f64;
-/// Added to columns so that they are not negative: a multiple of 2⁴³ above each of them.
+/// Added to columns so that they are not negative: a multiple of 2⁴³, greater than any of them.
 const LIFT: u64 = 1 << 56;
 
 /// Limb `i` of four numbers.
@@ -227,7 +227,7 @@ fn blocks(key: &Hash) -> [u8; 384] {
     out
 }
 
-/// The same, but the compiler does not know that, and does not move it past another pin.
+/// `x`, but the compiler does not know that, and does not move it past another pin.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 fn pin(mut x: __m256i) -> __m256i {
@@ -322,9 +322,11 @@ fn limbs<const ODD: usize>(room: &mut Room) {
 
 /// Columns `K` to `K + W` of a product of nine by nine limbs.
 ///
-/// A column's products are added to `high`, which counts in 2⁴³ and rounds; what rounding took
-/// away, at most 2⁴² for each, is found without error by a second fused multiply-add and added to
-/// `low`. `above` carries the high part to the next column.
+/// A column's products are added to `high`, which counts in 2⁴³ and rounds to the nearest; what
+/// rounding took away, at most 2⁴² for each, is found without error by a second fused multiply-add
+/// and added to `low`. The high part belongs to the next column; that of the last waits in
+/// `out[K + W]`. A function of its own, and pinned row by row, for otherwise the compiler mixes the
+/// sums until the registers do not suffice.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma")]
 fn columns<const K: usize, const W: usize>(
@@ -360,10 +362,11 @@ fn columns<const K: usize, const W: usize>(
     out[K + W] = above;
 }
 
-/// The product of nine by nine limbs, each below 2⁴⁵ + 2¹⁷ in magnitude, as the bits of doubles:
-/// less [`BIASES`], 18 signed columns.
+/// The product of nine by nine limbs, each below 2⁴⁵ + 2¹⁷ in magnitude, as sums of the bits of
+/// doubles: 18 signed columns above what the doubles started from.
 ///
-/// Nine products are below 9·(2⁴⁵ + 2¹⁷)² < 2⁹⁴, so that `high` stays in its binade of
+/// A limb of a factor is below 2⁴³ + 2¹⁴, from −2¹⁴ up; a difference of two is below 2⁴³ + 2¹⁵, and
+/// that of two differences twice as much. Nine products are below 9·(2⁴⁵ + 2¹⁷)² < 2⁹⁴, so that `high` stays in its binade of
 /// 1.5·2⁹⁵ ± 2⁹⁴.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
@@ -499,8 +502,8 @@ static SHIFTS: [i64; 2 * LIMBS] = {
     out
 };
 
-/// `a *= b` in every lane, where b is `room.factor`. The limbs of b are from 0 to 2⁴³, those of `a` from −2¹⁴ to
-/// 2⁴³ + 2¹⁴, before and after.
+/// Multiplies `a` by `room.factor` in every lane. The limbs of the factor are from 0 to 2⁴³, those
+/// of `a` from −2¹⁴ to 2⁴³ + 2¹⁴, before and after.
 #[target_feature(enable = "avx2,fma")]
 fn mul_group(a: &mut [Row; LIMBS], room: &mut Room) {
     let wide = &mut room.wide;
@@ -521,7 +524,7 @@ fn mul_group(a: &mut [Row; LIMBS], room: &mut Room) {
     };
     let shifted = |k: usize| _mm256_add_epi64(wide[k], _mm256_set1_epi64x(SHIFTS[k]));
 
-    // The columns 72 to 144 fold into the columns 0 to 73, which are then below 2^53; columns 0
+    // The columns from 72 on fold into the columns 0 to 72, which are then below 2^53; columns 0
     // and 1 get more. The last first:
     let (_, high) = times_fold(shifted(2 * LIMBS - 2));
     let (low, over) = times_fold(shifted(2 * LIMBS - 1));
