@@ -362,12 +362,12 @@ fn columns<const K: usize, const W: usize>(
     out[K + W] = above;
 }
 
-/// The product of nine by nine limbs, each below 2⁴⁵ + 2¹⁷ in magnitude, as sums of the bits of
+/// The product of nine by nine limbs, each at most 2⁴⁵ + 2¹⁷ in magnitude, as sums of the bits of
 /// doubles: 18 signed columns above what the doubles started from.
 ///
-/// A limb of a factor is below 2⁴³ + 2¹⁴, from −2¹⁴ up; a difference of two is below 2⁴³ + 2¹⁵, and
-/// that of two differences twice as much. Nine products are below 9·(2⁴⁵ + 2¹⁷)² < 2⁹⁴, so that `high` stays in its binade of
-/// 1.5·2⁹⁵ ± 2⁹⁴.
+/// Limbs are from −2¹⁴ to 2⁴³ + 2¹⁴, so that a difference of two is at most 2⁴³ + 2¹⁵, and each of
+/// the two levels below doubles that. Nine products are below 9·(2⁴⁵ + 2¹⁷)² < 2⁹⁴, so that `high`
+/// stays in its binade of 1.5·2⁹⁵ ± 2⁹⁴.
 #[target_feature(enable = "avx2,fma")]
 #[inline(never)]
 fn product9(a: &[Row; 9], b: &[Row; 9], out: &mut [Column; 18], _: &mut [Column]) {
