@@ -208,6 +208,8 @@ struct Daemon {
 
 /// Runs until told to stop.
 pub async fn run(layout: Layout) -> Result<()> {
+    setup::keep_memory_small();
+    setup::ask_scheduler();
     // What an earlier run left in the kernel goes on forwarding, whatever becomes of this start.
     let fresh = !layout.state.join(RECORD).exists();
     let mut started = false;

@@ -79,30 +79,53 @@ pub fn adjusted(checksum: u16, old: u16, new: u16) -> u16 {
         .checksum()
 }
 
-#[inline(always)]
+/// The sum, not folded, 32 bits at a time.
+#[inline]
 fn wide(bytes: &[u8]) -> u64 {
-    let mut lanes = [0u64; 8];
-    let (chunks, rest) = bytes.as_chunks::<32>();
-    for chunk in chunks {
-        // Halves of 32 bits in lanes of 64: no carry is lost in less than 2^32 chunks.
-        for (lane, word) in lanes.iter_mut().zip(chunk.as_chunks::<4>().0) {
-            *lane += u64::from(u32::from_ne_bytes(*word));
-        }
-    }
-    let (words, tail) = rest.as_chunks::<4>();
+    let mut sum = 0u64;
+    let (words, tail) = bytes.as_chunks::<4>();
     for word in words {
-        lanes[0] += u64::from(u32::from_ne_bytes(*word));
+        // No carry is lost in less than 2^32 words.
+        sum += u64::from(u32::from_ne_bytes(*word));
     }
     let mut last = [0; 4];
     last[..tail.len()].copy_from_slice(tail);
-    lanes[1] += u64::from(u32::from_ne_bytes(last));
-    lanes.iter().sum()
+    sum + u64::from(u32::from_ne_bytes(last))
 }
 
+/// The same, 64 bytes at a time: halves of 32 bits go to lanes of 64, in four sums that do not wait for each other.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn wide_avx2(bytes: &[u8]) -> u64 {
-    wide(bytes)
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi64, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256,
+        _mm256_unpackhi_epi32, _mm256_unpacklo_epi32,
+    };
+
+    let zero = _mm256_setzero_si256();
+    let mut sums = [zero; 4];
+    let (chunks, rest) = bytes.as_chunks::<64>();
+    for chunk in chunks {
+        // SAFETY: both halves of 32 bytes are within the chunk, and the load needs no alignment.
+        let (low, high): (__m256i, __m256i) = unsafe {
+            (
+                _mm256_loadu_si256(chunk.as_ptr().cast()),
+                _mm256_loadu_si256(chunk.as_ptr().add(32).cast()),
+            )
+        };
+        sums[0] = _mm256_add_epi64(sums[0], _mm256_unpacklo_epi32(low, zero));
+        sums[1] = _mm256_add_epi64(sums[1], _mm256_unpackhi_epi32(low, zero));
+        sums[2] = _mm256_add_epi64(sums[2], _mm256_unpacklo_epi32(high, zero));
+        sums[3] = _mm256_add_epi64(sums[3], _mm256_unpackhi_epi32(high, zero));
+    }
+    let all = _mm256_add_epi64(
+        _mm256_add_epi64(sums[0], sums[1]),
+        _mm256_add_epi64(sums[2], sums[3]),
+    );
+    let mut lanes = [0u64; 4];
+    // SAFETY: four lanes of 64 bits are 32 bytes, and the store needs no alignment.
+    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), all) };
+    lanes.iter().sum::<u64>() + wide(rest)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod device;
 
 use std::{
     io::{self, IoSlice},
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
 };
 
 use tokio_tun::Tun;
@@ -35,9 +35,7 @@ pub struct Offload {
 pub struct Interface {
     name: String,
     index: u32,
-    tuns: Vec<Tun>,
-    /// Queues beyond this number are parked.
-    used: usize,
+    queues: Vec<OwnedFd>,
     headers: bool,
     takes: Takes,
     offloads: Vec<Offload>,
@@ -139,25 +137,33 @@ impl Interface {
             .first()
             .map_or(Ok(0), Tun::index)
             .map_err(describe_tun)?;
-        for extra in tuns.iter().skip(queues) {
-            device::detach(extra.as_raw_fd())
-                .map_err(|error| describe(error.raw_os_error(), error.to_string()))?;
-        }
+        // `tokio-tun` has its descriptors watched by the runtime, which every packet would wake for nothing. They end here,
+        // and so does a queue that is too many.
+        let queues: Vec<_> = tuns
+            .iter()
+            .take(queues)
+            .map(|tun| {
+                // SAFETY: the descriptor belongs to `tun`, which outlives the borrow.
+                let fd = unsafe { BorrowedFd::borrow_raw(tun.as_raw_fd()) };
+                fd.try_clone_to_owned()
+            })
+            .collect::<io::Result<_>>()
+            .map_err(|error| describe(error.raw_os_error(), error.to_string()))?;
+        drop(tuns);
         let (headers, parked) = match parked {
             Ok(queue) => (Ok(()), Some(queue)),
             Err(why) => (Err(why), None),
         };
-        let fd = tuns.first().map_or(-1, AsRawFd::as_raw_fd);
+        let fd = queues.first().map_or(-1, AsRawFd::as_raw_fd);
         let (takes, mut offloads) = probe(fd, &headers);
         offloads.push(Offload {
             name: "tun_queues",
-            off: (queues < 2).then(|| "one data path thread".to_owned()),
+            off: (queues.len() < 2).then(|| "one data path thread".to_owned()),
         });
         Ok(Self {
             name: name.to_owned(),
             index,
-            tuns,
-            used: queues,
+            queues,
             headers: headers.is_ok(),
             takes,
             offloads,
@@ -182,14 +188,11 @@ impl Interface {
 
     /// A descriptor of each queue, for the workers.
     pub fn queues(&self) -> io::Result<Vec<Queue>> {
-        self.tuns
+        self.queues
             .iter()
-            .take(self.used)
-            .map(|tun| {
-                // SAFETY: the descriptor belongs to `tun`, which outlives the borrow.
-                let fd = unsafe { BorrowedFd::borrow_raw(tun.as_raw_fd()) };
+            .map(|fd| {
                 Ok(Queue {
-                    fd: fd.as_fd().try_clone_to_owned()?,
+                    fd: fd.try_clone()?,
                     headers: self.headers,
                     takes: self.takes,
                 })
