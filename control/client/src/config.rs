@@ -663,7 +663,7 @@ struct RawLimits {
 impl Default for RawLimits {
     fn default() -> Self {
         Self {
-            links: none(256),
+            links: none(128),
             sessions: none(1024),
             labels: none(65_536),
             api_clients: none(64),
@@ -975,7 +975,7 @@ resolve_s = 300
 
 [limits]
 # What this node holds at most.
-links = 256
+links = 128
 sessions = 1024
 labels = 65536
 api_clients = 64

@@ -2,10 +2,16 @@
 //! application sends into one comes out of the other. Tables and sessions are filled by hand; no core takes part.
 
 use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     hash::{DefaultHasher, Hasher as _},
     io::{Read as _, Write as _},
     net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -22,13 +28,40 @@ use weft_node::{
     data::{
         counters::Counter,
         session::Store,
+        shared::{Shared, Wake},
         udp::{Address, Socket},
-        worker::{Shared, Wake, Worker},
+        worker::Worker,
     },
     dataplane::{Config, Dataplane},
     netlink::{HostRoute, Netlink},
     tun::{Interface, Queue},
 };
+
+/// Counts what the workers allocate, each in a counter of its own.
+struct Counting;
+
+thread_local! {
+    static COUNTER: Cell<Option<&'static AtomicUsize>> = const { Cell::new(None) };
+}
+
+// SAFETY: the system's allocator does the work; counting touches nothing else and allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if let Ok(Some(counter)) = COUNTER.try_with(Cell::get) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller keeps to the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps to the contract of `dealloc`.
+        unsafe { System.dealloc(place, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
 
 const LABEL: Label = Label(100);
 const MTU: u16 = 1400;
@@ -61,6 +94,8 @@ struct Side {
     wake: Arc<Wake>,
     worker: Option<thread::JoinHandle<()>>,
     app: UdpSocket,
+    /// Allocations of the worker so far.
+    allocations: &'static AtomicUsize,
     // Keeps the interface; runs what is sent in its namespace.
     inside: mpsc::Sender<Job>,
     _plane: Dataplane,
@@ -239,12 +274,17 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr, offload: bool) -> Side {
     let wake = Arc::new(Wake::new().unwrap());
     let (_, orders) = crossbeam::channel::unbounded();
     let worker = Worker::new(shared.clone(), Some(queue), sockets, wake.clone(), orders);
-    let worker = Some(thread::spawn(move || worker.run()));
+    let allocations: &'static AtomicUsize = Box::leak(Box::default());
+    let worker = Some(thread::spawn(move || {
+        COUNTER.set(Some(allocations));
+        worker.run();
+    }));
     Side {
         shared,
         wake,
         worker,
         app,
+        allocations,
         inside,
         _plane: plane,
     }
@@ -272,12 +312,18 @@ fn joined(offload: bool) -> (Ipv6Addr, Ipv6Addr, Side, Side) {
     (a, b, side(1, a, b, offload), side(2, b, a, offload))
 }
 
-/// A stream of TCP each way at once: what is read is what was written, with super-packets and bundles and without.
+/// Two sides, and a stream each way between them.
 fn streams(offload: bool) -> (Side, Side) {
-    const BYTES: usize = 24 << 20;
     let (_, b, left, right) = joined(offload);
-    let listener = right.in_namespace(move || TcpListener::bind((b, 4001)).unwrap());
-    let near = left.in_namespace(move || TcpStream::connect((b, 4001)).unwrap());
+    exchange(&left, &right, SocketAddr::from((b, 4001)));
+    (left, right)
+}
+
+/// A stream of TCP each way at once: what is read is what was written, with super-packets and bundles and without.
+fn exchange(left: &Side, right: &Side, at: SocketAddr) {
+    const BYTES: usize = 24 << 20;
+    let listener = right.in_namespace(move || TcpListener::bind(at).unwrap());
+    let near = left.in_namespace(move || TcpStream::connect(at).unwrap());
     let (far, _) = listener.accept().unwrap();
     let write = |stream: &TcpStream, seed: u8| {
         let mut stream = stream.try_clone().unwrap();
@@ -316,7 +362,6 @@ fn streams(offload: bool) -> (Side, Side) {
     let (read_near, read_far) = (read(&near), read(&far));
     assert_eq!(read_far.join().unwrap(), wrote_near.join().unwrap());
     assert_eq!(read_near.join().unwrap(), wrote_far.join().unwrap());
-    (left, right)
 }
 
 /// Packets dropped at the bounds of the flow queue, because the machine had no time to send them.
@@ -358,6 +403,32 @@ fn streams_arrive_whole_without_offloads() {
             count(Counter::TunRx),
             count(Counter::Encrypted) + shed(side)
         );
+    }
+}
+
+#[test]
+fn nothing_is_allocated_once_traffic_flows() {
+    if let Some(reason) = obstacle() {
+        println!("SKIPPED nothing_is_allocated_once_traffic_flows: {reason}");
+        return;
+    }
+    for offload in [true, false] {
+        let (left, right) = streams(offload);
+        let so_far = |side: &Side| {
+            let packets = side.shared.counters.get(Counter::Encrypted);
+            (side.allocations.load(Ordering::Relaxed), packets)
+        };
+        let before = [&left, &right].map(so_far);
+        let at = SocketAddr::from(("fd00:1:2::b".parse::<Ipv6Addr>().unwrap(), 4002));
+        exchange(&left, &right, at);
+        for (side, (allocations, packets)) in [&left, &right].into_iter().zip(before) {
+            let (allocations_now, packets_now) = so_far(side);
+            assert!(allocations > 0, "nothing is counted");
+            assert!(packets_now > packets + 10_000);
+            // A table may still grow to a size it did not need before; no packet costs anything.
+            let more = allocations_now - allocations;
+            assert!(more < 5, "{more} allocations, with offloads: {offload}");
+        }
     }
 }
 

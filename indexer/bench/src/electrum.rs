@@ -38,7 +38,7 @@ impl Service {
         let config = format!(
             "network = \"bitcoin-regtest\"\n[node]\ndatadir = \"chain\"\nrpc = \"127.0.0.1:1\"\nsource = \"files\"\n\
              [index]\ndir = \".\"\nmax_rows = 2000000\n[electrum]\nlisten = \"{address}\"\n\
-             memory_mb = 4096\ncost_per_second = 1e9\ncost_burst = 1e9\nidle_seconds = 3600\nwrite_seconds = 300\n"
+             answer_mb = 1024\nmemory_mb = 4096\ncost_per_second = 1e9\ncost_burst = 1e9\nidle_seconds = 3600\nwrite_seconds = 300\n"
         );
         let file = dir.join("weft-indexd.toml");
         fs::write(&file, config)?;

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::{JoinSet, block_in_place, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use weft_listen::{Listener, Stream, count, counters};
 use weft_view::View;
@@ -202,7 +203,7 @@ impl Server {
     ) -> Result<(Box<Session>, Lines, Answers), End> {
         let permit = self.workers.clone().acquire_owned().await;
         let (limits, counters) = (self.limits, self.counters.clone());
-        let work = spawn_blocking(move || {
+        let work = move || {
             let _permit = permit;
             let mut answers = Answers::default();
             loop {
@@ -235,8 +236,8 @@ impl Server {
                 }
             }
             (session, lines, answers)
-        });
-        work.await.map_err(|_| End::Gone)
+        };
+        off_the_loop(work).await
     }
 
     /// Tells what changed, as much as there is.
@@ -247,12 +248,12 @@ impl Server {
     ) -> Result<Box<Session>, End> {
         loop {
             let permit = self.workers.clone().acquire_owned().await;
-            let work = spawn_blocking(move || {
+            let work = move || {
                 let _permit = permit;
                 let told = session.tell();
                 (session, told)
-            });
-            let (back, (out, more)) = work.await.map_err(|_| End::Gone)?;
+            };
+            let (back, (out, more)) = off_the_loop(work).await?;
             session = back;
             self.write(stream, &out).await?;
             if !more {
@@ -292,6 +293,18 @@ impl Server {
                 Err(End::Dropped)
             }
         }
+    }
+}
+
+/// Runs what may read from the disk. Where the runtime has several threads it stays on this one, and another takes over
+/// the runtime's other tasks if it lasts: two changes of threads would take longer than most answers.
+async fn off_the_loop<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, End> {
+    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        Ok(block_in_place(work))
+    } else {
+        spawn_blocking(work).await.map_err(|_| End::Gone)
     }
 }
 

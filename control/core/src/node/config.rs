@@ -145,8 +145,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             labels: 16..=1_048_575,
-            links: 512,
-            slots: 2047,
+            links: 1024,
+            slots: 4095,
             next_hops: 8191,
             groups: 4095,
             lsps_per_neighbour: 8192,

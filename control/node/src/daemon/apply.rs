@@ -10,8 +10,8 @@ use super::{Daemon, SNAPSHOT_GAP};
 use crate::data::{
     counters::Counter,
     crypto,
+    outbound::{HEAD, finish},
     udp::Address,
-    worker::{HEAD, finish},
 };
 
 /// Lane of what the core itself sends.

@@ -43,8 +43,9 @@ use crate::{
     api,
     data::{
         session::Store,
+        shared::{Order, Shared, Up, Wake},
         udp::{Address, Socket},
-        worker::{Order, Shared, Up, Wake, Worker},
+        worker::Worker,
     },
     dataplane::Dataplane,
     netlink::{

@@ -5,7 +5,7 @@ use weft_client::api;
 use weft_core::io::ForwardMode;
 
 use super::{Daemon, setup};
-use crate::data::{worker::Order, xsk};
+use crate::data::{shared::Order, xsk};
 
 impl Daemon {
     /// Sees to it that every interface that can has AF_XDP sockets, and tells why others have none.

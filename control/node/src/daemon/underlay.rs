@@ -96,7 +96,7 @@ pub(crate) fn default_inner_mtu(addresses: &[UnderlayAddress]) -> u32 {
         .filter(|address| address.up)
         .map(|address| u32::from(address.mtu))
         .min();
-    let overhead = 48 + crate::data::worker::OVERHEAD as u32;
+    let overhead = 48 + crate::data::outbound::OVERHEAD as u32;
     smallest
         .unwrap_or(1500)
         .saturating_sub(overhead)

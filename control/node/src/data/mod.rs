@@ -6,9 +6,12 @@
 pub mod counters;
 pub mod crypto;
 pub mod icmp;
+mod inbound;
+pub(crate) mod outbound;
 pub mod packet;
 pub mod queue;
 pub mod session;
+pub mod shared;
 pub mod udp;
 pub mod window;
 pub mod worker;

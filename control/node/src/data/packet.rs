@@ -89,9 +89,9 @@ impl Lanes {
     }
 }
 
-/// Marks congestion on a packet whose ends know ECN (RFC 3168).
-pub fn mark_congestion(packet: &mut [u8]) {
-    combine_ecn(packet, 3);
+/// Marks congestion on a packet whose ends know ECN (RFC 3168), and tells whether they do.
+pub fn mark_congestion(packet: &mut [u8]) -> bool {
+    combine_ecn(packet, 3)
 }
 
 /// Combines the ECN field of the outer header with the inner one at the end of the tunnel (RFC 6040, section 4.2).

@@ -24,6 +24,8 @@ const HEADROOM: usize = 256;
 /// Frames, and entries of the rings: some milliseconds of traffic, and bounded. What comes while none is free is lost
 /// and counted by the kernel.
 const FRAMES: u32 = 2048;
+/// Packets waiting from which on senders are told to slow down: a quarter of what there is room for.
+const CROWDED: u32 = FRAMES / 4;
 /// Entries of the completion ring, which must exist.
 const COMPLETIONS: u32 = 64;
 /// Receive queues of an interface that are served.
@@ -146,6 +148,8 @@ pub struct Xsk {
     /// Frames of the last batch, to be given back.
     held: Vec<u64>,
     interface: u32,
+    /// Packets in the ring that the last batch had no room for.
+    left: u32,
     asked: u32,
     lost: u64,
 }
@@ -219,6 +223,7 @@ impl Xsk {
             fill,
             held,
             interface,
+            left: 0,
             asked: 0,
             lost: 0,
         };
@@ -266,7 +271,13 @@ impl Xsk {
         self.receive
             .consumed()
             .store(first.wrapping_add(count), Ordering::Release);
-        ready > count
+        self.left = ready - count;
+        self.left > 0
+    }
+
+    /// Whether so many packets were left by the last [`Xsk::receive`] that senders should slow down before some are lost.
+    pub fn crowded(&self) -> bool {
+        self.left > CROWDED
     }
 
     /// Packets lost since the last call, for no frame was free or the ring was full. A system call, once in some hundred

@@ -25,7 +25,7 @@ use weft_client::config::DEFAULT_PORT;
 /// How many.
 const SESSIONS: usize = 1000;
 /// How long the crowd may take until it is one network.
-const CROWD_LIMIT: Duration = Duration::from_secs(180);
+const CROWD_LIMIT: Duration = Duration::from_secs(900);
 /// How long the daemon may take to learn of all nodes.
 const LEARN_LIMIT: Duration = Duration::from_secs(60);
 /// Pings at the same time.

@@ -1,0 +1,169 @@
+//! From the TUN interface to the underlay: a packet or super-packet is cut, encrypted, labelled and tagged in one pass into
+//! the buffer it is sent from.
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::atomic::Ordering,
+};
+
+use weft_abi::{DropReason, Kind, Label, LabelEntry, NextHopIndex};
+
+use super::{
+    counters::Counter,
+    crypto,
+    icmp::Problem,
+    packet::Inner,
+    session::{Table, Target},
+    shared::Shared,
+    udp::{Socket, TxBatch},
+};
+use crate::{
+    dataplane::SharedTables,
+    offload::{
+        gso::{self, Cut},
+        mss,
+        virtio::{Gso, VirtioHeader},
+    },
+};
+
+/// Bytes before the inner packet: link header, label, session counter.
+pub(crate) const HEAD: usize = 28;
+/// Bytes around an inner packet in the datagram.
+pub(crate) const OVERHEAD: usize = HEAD + crypto::TAG;
+/// Why a packet was not sent.
+pub(super) enum Refused {
+    /// Dropped under this name.
+    Drop(Counter),
+    /// Dropped under this name, and its sender is told.
+    Answer(Counter, Problem),
+    /// A session to this node is wanted.
+    Wait(Ipv6Addr, IpAddr),
+}
+
+/// Encrypts and labels a packet, or every segment of a super-packet (`short`: but the first), into the batch.
+pub(super) fn send(
+    shared: &Shared,
+    table: &Table,
+    tx: &mut TxBatch,
+    sockets: &[Socket],
+    header: &VirtioHeader,
+    packet: &mut [u8],
+    short: bool,
+) -> Result<(), Refused> {
+    let inner = Inner::parse(packet).ok_or(Refused::Drop(Counter::Malformed))?;
+    if inner.destination.is_multicast() {
+        return Err(Refused::Drop(Counter::NoRoute));
+    }
+    let session = match table.target(inner.destination) {
+        Target::Session(session) => session,
+        Target::Node(node) if node == table.own => return Err(Refused::Drop(Counter::NoRoute)),
+        Target::Node(node) => return Err(Refused::Wait(node, inner.destination)),
+        Target::None => return Err(Refused::Answer(Counter::NoRoute, Problem::NoRoute)),
+    };
+    // Others would drop it: this node may send from its own address and its prefixes only.
+    if !table.is_behind_us(inner.source) {
+        return Err(Refused::Answer(Counter::InnerSource, Problem::Source));
+    }
+    let (Some(ingress), Some(epoch)) = (session.ingress, session.sending()) else {
+        return Err(Refused::Wait(session.address, inner.destination));
+    };
+    let malformed = |_| Refused::Drop(Counter::Malformed);
+    let cut = match header.gso {
+        Gso::None => None,
+        _ => Some(Cut::new(header, packet).map_err(malformed)?),
+    };
+    let longest = cut.as_ref().map_or(packet.len(), Cut::longest);
+    if longest > usize::from(ingress.inner_mtu) {
+        return Err(Refused::Answer(
+            Counter::TooBig,
+            Problem::TooBig(ingress.inner_mtu),
+        ));
+    }
+    let lane = shared.lanes.lane(packet);
+    let next_hop = shared
+        .tables
+        .select(ingress.group, lane)
+        .ok_or(Refused::Answer(Counter::NoNextHop, Problem::Unreachable))?;
+    let address = shared
+        .hop(next_hop)
+        .ok_or(Refused::Drop(Counter::NoNextHop))?;
+    if cut.is_none() {
+        if mss::clamp(packet, ingress.inner_mtu, header.partial.is_some()) {
+            shared.counters.one(Counter::MssLowered);
+        }
+        gso::complete(header, packet).map_err(malformed)?;
+    }
+
+    let skipped = usize::from(short);
+    let segments = cut
+        .as_ref()
+        .map_or(1, Cut::segments)
+        .saturating_sub(skipped);
+    if segments == 0 {
+        return Ok(());
+    }
+    let first = epoch
+        .take(segments)
+        .ok_or(Refused::Drop(Counter::Exhausted))?;
+    let mut bytes = 0;
+    for index in 0..segments {
+        if tx.is_full() || tx.free() < OVERHEAD + longest {
+            shared.count_sent(tx.flush(sockets));
+        }
+        let buffer = tx.buffer();
+        let room = &mut buffer[HEAD..];
+        let len = match &cut {
+            Some(cut) => cut.write(packet, index + skipped, room),
+            None => room.get_mut(..packet.len()).map(|room| {
+                room.copy_from_slice(packet);
+                packet.len()
+            }),
+        };
+        let counter = first + index as u64;
+        let sealed = len
+            .and_then(|len| epoch.seal(counter, room, len))
+            .ok_or(Refused::Drop(Counter::Malformed))?;
+        let len = HEAD + sealed;
+        finish(
+            &shared.tables,
+            buffer,
+            next_hop,
+            lane,
+            ingress.label,
+            ingress.ttl,
+            counter,
+            len,
+        )
+        .map_err(|_| Refused::Drop(Counter::NoNextHop))?;
+        tx.commit(len, address, inner.tos);
+        bytes += len - OVERHEAD;
+    }
+    shared.counters.add(Counter::Encrypted, segments as u64);
+    let counters = &session.counters;
+    counters
+        .tx_packets
+        .fetch_add(segments as u64, Ordering::Relaxed);
+    counters.tx_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Label entry, session counter, link header.
+#[expect(clippy::too_many_arguments, reason = "the fields of the header")]
+pub(crate) fn finish(
+    tables: &SharedTables,
+    buffer: &mut [u8],
+    next_hop: NextHopIndex,
+    lane: u8,
+    label: Label,
+    ttl: u8,
+    counter: u64,
+    len: usize,
+) -> Result<(), DropReason> {
+    let datagram = buffer.get_mut(..len).ok_or(DropReason::TooShort)?;
+    let Some(head) = datagram.first_chunk_mut::<HEAD>() else {
+        return Err(DropReason::TooShort);
+    };
+    head[16..20].copy_from_slice(&LabelEntry::new(label, 0, true, ttl).to_bytes());
+    head[20..28].copy_from_slice(&counter.to_be_bytes());
+    tables.stamp(next_hop, lane, Kind::Labelled, datagram)
+}
