@@ -315,15 +315,19 @@ fn library_queries(
     Ok(())
 }
 
-const TIP_FILE: &str = "blk09999.dat";
-
 /// From a block being in the node's file to a subscriber being told of it, when it is on disk: the median of 20.
 fn tip_event(chain_dir: &Path, service: &Service, tip: (u32, Hash)) -> Result<f64> {
     let chain = network()?;
     let mut subscriber = service.client()?;
     let mut times = Vec::new();
     let (last, mut prev) = tip;
-    let path = blocks_dir(chain_dir).join(TIP_FILE);
+    // The next file of the node's: numbers have no gaps.
+    let folder = blocks_dir(chain_dir);
+    let free = (0..100_000).map(|number| folder.join(format!("blk{number:05}.dat")));
+    let path = free
+        .into_iter()
+        .find(|path| !path.exists())
+        .context("too many block files")?;
     for height in last + 1..=last + 20 {
         // At no fixed phase of the source's polling.
         std::thread::sleep(Duration::from_millis(u64::from(height * 7919 % 97)));
@@ -349,7 +353,7 @@ fn tip_event(chain_dir: &Path, service: &Service, tip: (u32, Hash)) -> Result<f6
         );
         times.push(written.elapsed().as_secs_f64() * 1e3);
     }
-    fs::remove_file(path)?;
+    fs::remove_file(&path)?;
     times.sort_by(f64::total_cmp);
     Ok(times[times.len() / 2])
 }

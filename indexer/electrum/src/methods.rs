@@ -4,13 +4,15 @@ use serde_json::{Value, json};
 use weft_chain::Hash;
 use weft_chain::hash::{from_hex, hex};
 use weft_view::script::{hex as bytes_hex, unhex};
-use weft_view::{FeeMode, Script};
+use weft_view::{Error, FeeMode, Script};
 
 use crate::json;
 use crate::session::{Session, failure};
 use crate::verbose;
 use crate::version;
-use crate::wire::{BAD_REQUEST, Failure, INVALID_PARAMS, NODE_ERROR, UNKNOWN_METHOD, positional};
+use crate::wire::{
+    BAD_REQUEST, Failure, INVALID_PARAMS, NODE_ERROR, Request, UNKNOWN_METHOD, positional,
+};
 
 /// Most headers given at once: a period of the target.
 const MAX_HEADERS: u32 = 2016;
@@ -260,6 +262,19 @@ fn proof(session: &mut Session, height: u32, checkpoint: u32) -> Result<(Value, 
     Ok((branch.iter().map(hex).collect(), hex(&root).into()))
 }
 
+/// The script of a question that rows and pool answer, where the request is one.
+pub(crate) fn asked_of_rows(request: &Request) -> Option<Hash> {
+    let what = request.method.strip_prefix("blockchain.scripthash.")?;
+    if !matches!(what, "get_balance" | "get_history" | "listunspent") || request.id.is_none() {
+        return None;
+    }
+    let given = match &request.params {
+        Value::Array(list) if list.len() == 1 => list.first()?,
+        _ => return None,
+    };
+    given.as_str().and_then(from_hex)
+}
+
 fn scripthash(session: &mut Session, method: &str, script: Script) -> Answer {
     match method {
         "get_balance" => {
@@ -268,19 +283,27 @@ fn scripthash(session: &mut Session, method: &str, script: Script) -> Answer {
             done(json!({ "confirmed": balance.confirmed, "unconfirmed": balance.unconfirmed() }))
         }
         "get_history" => {
-            let history = session.view.history(&script).map_err(failure)?;
+            let history = session.view.history(&script);
+            let history = history.map_err(|e| too_many(session, e))?;
             session.cost += history.len() as f64 / 100.0;
             Ok(json::history(&history))
         }
         "get_mempool" => Ok(json::pool_history(&session.view.pool_history(&script))),
         "listunspent" => {
-            let coins = session.view.unspents(&script, true).map_err(failure)?;
+            let coins = session.view.unspents(&script, true);
+            let coins = coins.map_err(|e| too_many(session, e))?;
             session.cost += coins.len() as f64 / 100.0;
             Ok(json::unspents(&coins))
         }
         "subscribe" => done(session.subscribe_script(script)?),
         _ => done(session.unsubscribe_script(&script).into()),
     }
+}
+
+/// [`failure`], and a question given up where it was to be a quick one.
+fn too_many(session: &mut Session, e: Error) -> Failure {
+    session.gave_up = session.quick && matches!(e, Error::TooMany { .. });
+    failure(e)
 }
 
 fn transaction(session: &mut Session, method: &str, params: &Params) -> Answer {

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::task::{JoinSet, block_in_place, spawn_blocking};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use weft_listen::{Listener, Stream, count, counters};
 use weft_view::View;
@@ -27,6 +26,8 @@ const GATHER: usize = 64 << 10;
 /// What a client may hold in unfinished lines, and in an answer it has not taken, without a share
 /// of the memory for all.
 const SMALL: usize = 64 << 10;
+/// Longest line that may be answered at once.
+const QUICK_LINE: usize = 1 << 10;
 /// Unit of that memory.
 const UNIT: usize = 1 << 10;
 
@@ -155,6 +156,21 @@ impl Server {
                         return Err(End::Gone);
                     }
                     lines.push(&chunk[..n]);
+                    // Two changes of threads would take longer than the answers most wallets ask for.
+                    let quick = lines
+                        .only(QUICK_LINE)
+                        .and_then(|line| session.handle_quickly(line));
+                    if let Some(reply) = quick {
+                        lines.clear();
+                        asked = Instant::now();
+                        self.write(&mut stream, &reply.out).await?;
+                        let wait = budget.spend(reply.cost, &self.limits, Instant::now());
+                        if !wait.is_zero() {
+                            count!(self.counters.throttled_total);
+                            sleep(wait).await;
+                        }
+                        continue;
+                    }
                     loop {
                         let (back, left, answers) = self.answer(session, lines).await?;
                         (session, lines) = (back, left);
@@ -203,7 +219,7 @@ impl Server {
     ) -> Result<(Box<Session>, Lines, Answers), End> {
         let permit = self.workers.clone().acquire_owned().await;
         let (limits, counters) = (self.limits, self.counters.clone());
-        let work = move || {
+        let work = spawn_blocking(move || {
             let _permit = permit;
             let mut answers = Answers::default();
             loop {
@@ -236,8 +252,8 @@ impl Server {
                 }
             }
             (session, lines, answers)
-        };
-        off_the_loop(work).await
+        });
+        work.await.map_err(|_| End::Gone)
     }
 
     /// Tells what changed, as much as there is.
@@ -248,12 +264,12 @@ impl Server {
     ) -> Result<Box<Session>, End> {
         loop {
             let permit = self.workers.clone().acquire_owned().await;
-            let work = move || {
+            let work = spawn_blocking(move || {
                 let _permit = permit;
                 let told = session.tell();
                 (session, told)
-            };
-            let (back, (out, more)) = off_the_loop(work).await?;
+            });
+            let (back, (out, more)) = work.await.map_err(|_| End::Gone)?;
             session = back;
             self.write(stream, &out).await?;
             if !more {
@@ -293,18 +309,6 @@ impl Server {
                 Err(End::Dropped)
             }
         }
-    }
-}
-
-/// Runs what may read from the disk. Where the runtime has several threads it stays on this one, and another takes over
-/// the runtime's other tasks if it lasts: two changes of threads would take longer than most answers.
-async fn off_the_loop<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, End> {
-    if Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
-        Ok(block_in_place(work))
-    } else {
-        spawn_blocking(work).await.map_err(|_| End::Gone)
     }
 }
 

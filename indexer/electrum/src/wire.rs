@@ -53,6 +53,19 @@ impl Lines {
         self.buffer.len() - self.start
     }
 
+    /// The line, where there is exactly one and it is no longer than that.
+    pub fn only(&self, longest: usize) -> Option<&[u8]> {
+        let held = self.buffer.get(self.start..)?;
+        let line = held.strip_suffix(b"\n")?;
+        (line.len() <= longest && !line.contains(&b'\n')).then_some(line)
+    }
+
+    /// Drops what is held.
+    pub fn clear(&mut self) {
+        (self.start, self.searched) = (0, 0);
+        self.buffer.clear();
+    }
+
     /// The next whole line without its end; `None` if more must come.
     pub fn next(&mut self, longest: usize) -> Result<Option<&[u8]>, TooLong> {
         let found = self.buffer[self.searched..]

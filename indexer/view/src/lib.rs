@@ -57,9 +57,9 @@ impl Default for Bounds {
     }
 }
 
-/// The index as wallets see it. Cheap to clone.
+/// The index as wallets see it, and how many rows a question may list. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct View(Arc<Inner>);
+pub struct View(Arc<Inner>, usize);
 
 #[derive(Debug)]
 struct Inner {
@@ -89,7 +89,7 @@ struct Inner {
 impl View {
     /// A view of what `reader` reads, without a node.
     pub fn new(chain: &'static dyn Chain, reader: Reader, bounds: Bounds) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             chain,
             reader,
             bounds,
@@ -106,7 +106,8 @@ impl View {
             cache: Mutex::new(bytes::Cache::new(bounds.cache)),
             proofs: Mutex::default(),
             stats: Mutex::default(),
-        }))
+        };
+        Self(Arc::new(inner), bounds.rows)
     }
 
     /// The network.
@@ -117,6 +118,12 @@ impl View {
     /// Its bounds.
     pub fn bounds(&self) -> Bounds {
         self.0.bounds
+    }
+
+    /// The same for questions that may list so many rows at most.
+    #[must_use]
+    pub fn within(&self, rows: usize) -> Self {
+        Self(self.0.clone(), self.1.min(rows))
     }
 
     /// The rows. What is read here does not know the mempool.

@@ -253,7 +253,7 @@ impl View {
     /// # Errors
     /// There are more than the bound.
     pub fn history(&self, script: &Script) -> Result<History> {
-        let limit = self.0.bounds.rows;
+        let limit = self.1;
         let too_many = || Error::TooMany {
             what: "the transactions of this script",
             limit,
@@ -276,7 +276,7 @@ impl View {
     /// # Errors
     /// There are more than the bound.
     pub fn unspents(&self, script: &Script, with_pool: bool) -> Result<Vec<Unspent>> {
-        let limit = self.0.bounds.rows;
+        let limit = self.1;
         self.read(|| {
             let coins = self.0.reader.unspents(&script.hash, limit + 1)?;
             if coins.len() > limit {
