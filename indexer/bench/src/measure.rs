@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -146,7 +146,7 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
     for entry in fs::read_dir(crowd_dir(&chain_dir))? {
         let _ = fs::remove_file(blocks_dir(&chain_dir).join(entry?.file_name()));
     }
-    let _ = fs::remove_file(blocks_dir(&chain_dir).join(TIP_FILE));
+    let _ = fs::remove_file(tip_file(&chain_dir)?);
 
     eprintln!("catching up without the commitment");
     let bare = catch_up(dir, &dir.join("bare"), true)?;
@@ -315,19 +315,27 @@ fn library_queries(
     Ok(())
 }
 
+/// The file after the crowd's, as a node numbers them without gaps.
+fn tip_file(chain_dir: &Path) -> Result<PathBuf> {
+    let mut last = 0;
+    for entry in fs::read_dir(crowd_dir(chain_dir))? {
+        let name = entry?.file_name();
+        let number = name.to_str().and_then(|name| {
+            let digits = name.strip_prefix("blk")?.strip_suffix(".dat")?;
+            digits.parse::<u32>().ok()
+        });
+        last = last.max(number.context("a file of the crowd without a number")?);
+    }
+    Ok(blocks_dir(chain_dir).join(format!("blk{:05}.dat", last + 1)))
+}
+
 /// From a block being in the node's file to a subscriber being told of it, when it is on disk: the median of 20.
 fn tip_event(chain_dir: &Path, service: &Service, tip: (u32, Hash)) -> Result<f64> {
     let chain = network()?;
     let mut subscriber = service.client()?;
     let mut times = Vec::new();
     let (last, mut prev) = tip;
-    // The next file of the node's: numbers have no gaps.
-    let folder = blocks_dir(chain_dir);
-    let free = (0..100_000).map(|number| folder.join(format!("blk{number:05}.dat")));
-    let path = free
-        .into_iter()
-        .find(|path| !path.exists())
-        .context("too many block files")?;
+    let path = tip_file(chain_dir)?;
     for height in last + 1..=last + 20 {
         // At no fixed phase of the source's polling.
         std::thread::sleep(Duration::from_millis(u64::from(height * 7919 % 97)));

@@ -39,8 +39,13 @@ impl Client {
         client
     }
 
+    /// Whatever may be answered on the spot has to be answered the same.
     fn line(&mut self, line: &str) -> Value {
+        let quick = self.0.handle_quickly(line.as_bytes());
         let reply = self.0.handle(line.as_bytes());
+        if let Some(quick) = quick {
+            assert_eq!((quick.out, quick.cost), (reply.out.clone(), reply.cost));
+        }
         assert!(reply.out.ends_with(b"\n"), "{line}");
         serde_json::from_slice(&reply.out).unwrap()
     }
@@ -82,6 +87,37 @@ impl Client {
             }
         }
     }
+}
+
+#[test]
+fn only_small_questions_are_answered_on_the_spot() {
+    let mut stage = Stage::default();
+    stage.mine(&vec![(1, script(1)); 500], &[]);
+    stage.mine(&vec![(1, script(2)); 501], &[]);
+    let mut client = Client::new(&stage);
+    let mut quickly = |line: Value| client.0.handle_quickly(line.to_string().as_bytes());
+    let ask = |what: &str, n: u32| json!({"id": 1, "method": format!("blockchain.scripthash.{what}"), "params": [named(n)]});
+    for what in ["listunspent", "get_balance", "get_history"] {
+        assert!(quickly(ask(what, 1)).is_some(), "{what}");
+    }
+    // Two transactions at most, but many coins.
+    assert!(quickly(ask("get_history", 2)).is_some());
+    for line in [
+        ask("listunspent", 2),
+        ask("get_balance", 2),
+        // These may take the node, or change what the client is told.
+        ask("subscribe", 1),
+        json!({"id": 1, "method": "blockchain.transaction.get", "params": [named(1)]}),
+        json!({"id": 1, "method": "blockchain.estimatefee", "params": [2]}),
+        json!([ask("listunspent", 1)]),
+        json!({"method": "blockchain.scripthash.listunspent", "params": [named(1)]}),
+        json!({"id": 1, "method": "blockchain.scripthash.listunspent", "params": ["00"]}),
+    ] {
+        assert!(quickly(line.clone()).is_none(), "{line}");
+    }
+    // What was given up is answered afterwards.
+    let coins = client.ask("blockchain.scripthash.listunspent", json!([named(2)]));
+    assert_eq!(coins.as_array().unwrap().len(), 501);
 }
 
 fn named(n: u32) -> String {
