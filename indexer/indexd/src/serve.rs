@@ -63,8 +63,11 @@ impl Serving {
     /// # Errors
     /// An address cannot be listened on; a certificate cannot be used.
     pub fn start(config: &Config, view: &View) -> Result<Self> {
+        // Half of the processors: each answer wakes a thread that has nothing to do if there is one, and that takes longer
+        // than most answers. What takes long has threads of its own.
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
         let runtime = Builder::new_multi_thread()
-            .worker_threads(std::thread::available_parallelism().map_or(2, usize::from))
+            .worker_threads(threads)
             .thread_name("serve")
             .enable_all()
             .build()
