@@ -1,7 +1,8 @@
 //! The measurements.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -230,6 +231,9 @@ pub(crate) fn everything(dir: &Path, description: &Description) -> Result<Value>
     let tip = follower.store().tip().map(|t| (t.height, t.hash));
     drop(follower);
 
+    let times = echo()?;
+    put("echo_p50_ms", at(&times, 0.5));
+    put("echo_p99_ms", at(&times, 0.99));
     let service = Service::start(&std::path::absolute(dir)?)?;
     queries(&service, description, &mut put)?;
     let tip = tip.context("a tip")?;
@@ -273,6 +277,38 @@ fn queries(
         }
     }
     Ok(())
+}
+
+/// What two threads and a socket between them take for a question and as many bytes as the coins of a script with 100 are:
+/// what the machine leaves to be won.
+fn echo() -> Result<Vec<f64>> {
+    const QUESTION: usize = 150;
+    const ANSWER: usize = 15_000;
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let mut near = TcpStream::connect(listener.local_addr()?)?;
+    let (mut far, _) = listener.accept()?;
+    near.set_nodelay(true)?;
+    far.set_nodelay(true)?;
+    let mut answering = move || -> std::io::Result<()> {
+        let mut question = [0; QUESTION];
+        loop {
+            far.read_exact(&mut question)?;
+            far.write_all(&[0; ANSWER])?;
+        }
+    };
+    // Ends when the other side is gone.
+    std::thread::spawn(move || _ = answering());
+    let end = Instant::now() + QUERY_TIME;
+    let mut times = Vec::new();
+    let mut answer = [0; ANSWER];
+    while Instant::now() < end && times.len() < MAX_QUERIES {
+        let begun = Instant::now();
+        near.write_all(&[0; QUESTION])?;
+        near.read_exact(&mut answer)?;
+        times.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
 }
 
 /// The value below which a share of the sorted times is.

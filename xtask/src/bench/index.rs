@@ -40,6 +40,11 @@ pub(super) const FIGURES: &[Figure] = &[
         aim: Aim::AtMost(1.0),
     },
     Figure {
+        name: "echo_p99_ms",
+        about: "an echo of as many bytes on this machine: what no server can beat",
+        aim: Aim::Told,
+    },
+    Figure {
         name: "tip_event_ms",
         about: "from the node having a block to the event that tells of it, on disk",
         aim: Aim::AtMost(50.0),
