@@ -2,7 +2,11 @@
 
 mod common;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use common::{SOON, chain, connected, forwarded, lab, path_in_use, stream, until};
 use weft_client::api::ForwardMode;
@@ -458,4 +462,71 @@ fn a_prefix_behind_a_node_is_reached_through_it() {
             listener.recv(&mut [0; 16]).is_ok_and(|n| n == 5)
         });
     }
+}
+
+/// Hosts behind two gateways know links of 1500 bytes only; the path between the gateways carries less.
+#[test]
+fn hosts_behind_gateways_agree_on_segments_that_fit() {
+    needs_lab!();
+    let text = "[nodes.left]\ndaemon = false\n[nodes.a]\nadvertise = [\"198.18.0.0/24\"]\n\
+        [nodes.b]\nadvertise = [\"198.18.2.0/24\"]\n[nodes.right]\ndaemon = false\n\
+        [[link]]\nbetween = [\"left\", \"a\"]\n[[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"right\"]\n";
+    let lab = lab(text);
+    connected(&lab, "a", "b");
+    for (host, gateway, far) in [
+        ("left", "a", "198.18.2.0/24"),
+        ("right", "b", "198.18.0.0/24"),
+    ] {
+        let via = lab.node(gateway).end_to(host).address;
+        let route = format!("route add {far} via {via}\n");
+        lab.node(host).namespace().ip(&route).unwrap();
+        let forward = lab.node(gateway).namespace();
+        forward.sysctl("net.ipv4.ip_forward", "1").unwrap();
+    }
+    let to = SocketAddr::new(lab.node("right").end_to("b").address, 7001);
+    let listener = lab.node("right").namespace().run(|| TcpListener::bind(to));
+    let listener = listener.unwrap().unwrap();
+    let left = lab.node("left").namespace();
+    let mut near = None;
+    until("a connection from host to host", SOON, || {
+        let connect = || TcpStream::connect_timeout(&to, Duration::from_secs(2));
+        near = left.run(connect).unwrap().ok();
+        near.is_some()
+    });
+    let (mut near, (mut far, _)) = (near.unwrap(), listener.accept().unwrap());
+    let inner = lab.node("a").api().unwrap().sessions().unwrap();
+    let inner = inner.iter().find_map(|s| s.inner_mtu).unwrap();
+    // A socket tells what it fills: 20 bytes of IPv4, 20 of TCP and 12 of its timestamps are taken off.
+    for socket in [&near, &far] {
+        let segment = segment_size(socket);
+        assert!(
+            (i32::from(inner) - 60..=i32::from(inner) - 52).contains(&segment),
+            "segments of {segment} on an inner MTU of {inner}"
+        );
+    }
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|i| (i / 7) as u8).collect();
+    let copy = sent.clone();
+    let writing = std::thread::spawn(move || near.write_all(&copy));
+    let mut received = Vec::new();
+    far.set_read_timeout(Some(SOON)).unwrap();
+    far.read_to_end(&mut received).unwrap();
+    writing.join().unwrap().unwrap();
+    assert!(received == sent, "{} bytes came", received.len());
+}
+
+/// TCP_MAXSEG.
+fn segment_size(socket: &TcpStream) -> i32 {
+    let (mut size, mut len) = (0_i32, 4);
+    // SAFETY: both point to living values, and the length is the first one's.
+    let result = unsafe {
+        libc::getsockopt(
+            std::os::fd::AsRawFd::as_raw_fd(socket),
+            libc::IPPROTO_TCP,
+            libc::TCP_MAXSEG,
+            (&raw mut size).cast(),
+            &raw mut len,
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    size
 }

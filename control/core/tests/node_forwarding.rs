@@ -528,6 +528,38 @@ fn a_young_session_moves_to_the_better_path_at_once() {
     });
 }
 
+/// LSPs of a node that lost its memory before the first refresh are nobody's: they are forgotten when their time is over.
+#[test]
+fn an_lsp_that_is_never_refreshed_is_forgotten() {
+    let mut lab = Lab::chain(11, 4, |_, _| {});
+    lab.start();
+    lab.converge();
+    lab.talk(0, 3);
+    let lsps = |lab: &Lab| {
+        let of = |n: usize| lab.world.hosts[n].node.as_ref().unwrap();
+        [1, 2, 3].map(|n| of(n).lsps(lab.world.now).len())
+    };
+    let before = lsps(&lab);
+    // Its links are new after each start, so nothing of the old LSPs breaks.
+    for _ in 0..3 {
+        lab.world.stop(0, Stop::KillDaemon);
+        lab.world.start(0, false);
+        lab.world.run_ms(3_000);
+        lab.talk(0, 3);
+    }
+    lab.world.run_ms(200_000);
+    lab.talk(0, 3);
+    let after = lsps(&lab);
+    assert!(
+        after
+            .iter()
+            .zip(before)
+            .all(|(after, before)| *after <= before),
+        "{after:?} LSPs pass, {before:?} at first\n{}",
+        lab.logs()
+    );
+}
+
 /// 0 → 1 ↔ 2 → 0, two of three one way only: every report, refresh and renewal of keys has to go round, and traffic stays whole.
 #[test]
 fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {

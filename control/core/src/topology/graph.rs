@@ -270,3 +270,52 @@ fn confirmed(sender: &Lsa, receiver: &Lsa) -> Option<Vec<ConfirmedLink>> {
     links.sort_by_key(|link| (link.measured.cost, link.link));
     (!links.is_empty()).then_some(links)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        identity::{Identity, NetworkId},
+        topology::lsa::{HearLink, LinkId, LsaContent, Measured, SendLink},
+    };
+
+    /// The receiver decides which of the parallel links there are, and what they are like.
+    #[test]
+    fn a_link_is_there_when_both_ends_name_it() {
+        let [a, b] = [1, 2].map(|n| Identity::from_secret(&[n; 32]));
+        let measured = |cost| Measured {
+            cost,
+            ..Measured::UNKNOWN
+        };
+        let sends = [0, 1, 2].map(|n| SendLink {
+            to: b.id(),
+            link: LinkId(n),
+            mtu: 1500,
+            capability: 0,
+        });
+        let hears = [(1, 30), (2, 20), (7, 1)].map(|(n, cost)| HearLink {
+            from: a.id(),
+            link: LinkId(n),
+            measured: measured(cost),
+        });
+        let sender = LsaContent {
+            sends: sends.to_vec(),
+            ..LsaContent::default()
+        };
+        let hearing = |hears: &[HearLink]| LsaContent {
+            hears: hears.to_vec(),
+            ..LsaContent::default()
+        };
+        let sign = |of: &Identity, content| Lsa::sign(of, &NetworkId([7; 5]), 1, 100, content);
+        let sender = sign(&a, sender);
+        let receiver = sign(&b, hearing(&hears));
+        let links = confirmed(&sender, &receiver).unwrap();
+        let links: Vec<_> = links.iter().map(|l| (l.link.0, l.measured.cost)).collect();
+        assert_eq!(links, [(2, 20), (1, 30)]);
+        // Heard on no link that is sent on, and not heard at all.
+        for hears in [&hears[2..], &[]] {
+            assert_eq!(confirmed(&sender, &sign(&b, hearing(hears))), None);
+        }
+        assert_eq!(confirmed(&receiver, &sender), None);
+    }
+}
