@@ -470,7 +470,7 @@ fn hosts_behind_gateways_agree_on_segments_that_fit() {
     needs_lab!();
     let text = "[nodes.left]\ndaemon = false\n[nodes.a]\nadvertise = [\"198.18.0.0/24\"]\n\
         [nodes.b]\nadvertise = [\"198.18.2.0/24\"]\n[nodes.right]\ndaemon = false\n\
-        [[link]]\nbetween = [\"left\", \"a\"]\n[[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"right\"]\n";
+        [[link]]\nbetween = [\"a\", \"left\"]\n[[link]]\nbetween = [\"a\", \"b\"]\n[[link]]\nbetween = [\"b\", \"right\"]\n";
     let lab = lab(text);
     connected(&lab, "a", "b");
     for (host, gateway, far) in [
@@ -480,8 +480,12 @@ fn hosts_behind_gateways_agree_on_segments_that_fit() {
         let via = lab.node(gateway).end_to(host).address;
         let route = format!("route add {far} via {via}\n");
         lab.node(host).namespace().ip(&route).unwrap();
-        let forward = lab.node(gateway).namespace();
-        forward.sysctl("net.ipv4.ip_forward", "1").unwrap();
+        let forwarding = lab.node(gateway).namespace();
+        forwarding.sysctl("ipv4/ip_forward", "1").unwrap();
+        // The lab makes all of what a node advertises its own; here there are hosts in it.
+        forwarding
+            .ip(&format!("addr del {via}/24 dev lo\n"))
+            .unwrap();
     }
     let to = SocketAddr::new(lab.node("right").end_to("b").address, 7001);
     let listener = lab.node("right").namespace().run(|| TcpListener::bind(to));

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -194,9 +195,16 @@ pub struct Node {
     args: Vec<String>,
 }
 
+/// A port outside the range that outgoing connections take theirs from: while a node is down for a restart, a client that
+/// calls it again and again could otherwise end up connected to itself, on the node's own port.
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("bound").port()
+    loop {
+        let random = RandomState::new().hash_one(std::process::id());
+        let port = 10_000 + (random % 22_000) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 impl Node {
