@@ -418,7 +418,6 @@ impl Electrum {
                 cost_burst: self.cost_burst,
                 idle: Duration::from_secs(self.idle_seconds),
                 write: Duration::from_secs(self.write_seconds),
-                ..weft_electrum::Limits::default()
             },
             workers,
             memory: self.memory_mb << 20,
