@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use dataplane_support::*;
 use weft_abi::{
-    DropReason, Fate, Kind, Label, LabelEntry, NextHopIndex, TagKey, Verdict, WINDOW_BITS,
+    DropReason, Fate, Kind, Label, LabelEntry, NextHopIndex, Slot, TAG_OFFSET, TagKey, Verdict,
+    WINDOW_BITS,
 };
 
 /// Session counter and something like ciphertext.
@@ -821,4 +822,37 @@ fn next_hops_repair_with_one_write() {
     );
     set(&mut pair, HOP_V4, true);
     run(&mut pair, 4, out(HOP_V4, 2));
+}
+
+#[test]
+fn exceptions_are_sampled_with_what_they_were() {
+    const PACKETS: u32 = 500;
+    let mut pair = match Pair::open("events") {
+        Ok(pair) => pair,
+        Err(reason) => skip!("{reason}"),
+    };
+    assert!(pair.kernel.take_events(1000).is_empty());
+    let begun = std::time::Instant::now();
+    for seq in 1..=PACKETS {
+        let mut packet = frame(&single(SLOT_V4, seq, SWAP_V4, 64));
+        packet[14 + 20 + 8 + TAG_OFFSET] ^= 1;
+        let expected = Expected::Drop(DropReason::BadTag);
+        check(&mut pair, fixture("a wrong tag", packet, expected));
+    }
+    // One in ten milliseconds and processor, and one to begin with.
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (begun.elapsed().as_millis() as usize / 10 + 1) * processors;
+    let events = pair.kernel.take_events(1000);
+    assert!(
+        (1..=most).contains(&events.len()),
+        "{} events, {most} at most",
+        events.len()
+    );
+    for event in &events {
+        assert_eq!(event.reason, DropReason::BadTag);
+        let path = event.path.map(|(from, to)| (from.ip(), to.ip()));
+        assert_eq!(path, Some((ip(REMOTE_V4), ip(LOCAL_V4))));
+        assert_eq!(event.slot, Some((Slot(SLOT_V4), Label(SWAP_V4))));
+    }
+    assert!(pair.kernel.take_events(1000).is_empty(), "told twice");
 }

@@ -4,7 +4,7 @@
 
 #[path = "../../source/tests/common/mod.rs"]
 mod node;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "each test program uses its part")]
 mod wallet_clients;
 
 use std::collections::{BTreeMap, BTreeSet};
