@@ -11,6 +11,7 @@ mod frame;
 mod maps;
 mod socket;
 mod tables;
+mod transmit;
 
 use aya_ebpf::{
     bindings::xdp_action::{XDP_DROP, XDP_PASS},
@@ -22,10 +23,14 @@ use weft_abi::{Fate, Verdict, switch};
 
 use crate::{frame::XdpFrame, tables::Maps};
 
-/// Switches labelled packets, hands the mesh's other packets up verified, passes what is not the mesh's.
+/// Switches labelled packets, hands the mesh's other packets up verified, passes what is not the mesh's; and sends what
+/// the daemon laid ready.
 #[xdp(frags)]
 #[inline(always)]
 pub fn weft(ctx: XdpContext) -> u32 {
+    if let Some(thread) = transmit::thread(&ctx) {
+        return transmit::send(&ctx, thread);
+    }
     let mut frame = XdpFrame::new(&ctx);
     let outcome = switch(&Maps, &mut frame);
     match outcome.fate {

@@ -7,7 +7,10 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, PerCpuArray, RingBuf, XskMap},
     macros::btf_map,
 };
-use weft_abi::{Config, DropReason, Group, NextHop, PacketCount, RxLink, Verdict, Window};
+use weft_abi::{
+    Config, DropReason, Group, NextHop, PacketCount, RxLink, TX_THREADS, TxFrame, TxState, Verdict,
+    Window,
+};
 
 const SHARED: usize = BPF_F_MMAPABLE as usize;
 
@@ -81,3 +84,12 @@ pub const XSK_PORTS_LEN: u32 = 256;
 /// The daemon's `AF_XDP` sockets.
 #[btf_map]
 pub static XSKS: XskMap<64> = XskMap::new();
+
+/// By thread of the daemon * [`TX_FRAMES`](weft_abi::TX_FRAMES): frames it laid ready. Of this process alone, as
+/// [`TX_STATE`] is.
+#[btf_map]
+pub static TX_FRAMES: Array<TxFrame, 1, SHARED> = Array::new();
+
+/// By thread: how far its run has come.
+#[btf_map]
+pub static TX_STATE: Array<TxState, { TX_THREADS as usize }, SHARED> = Array::new();

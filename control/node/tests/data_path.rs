@@ -261,6 +261,7 @@ fn side(number: u16, own: Ipv6Addr, other: Ipv6Addr, offload: bool) -> Side {
         ]),
         listening: ArcSwap::from_pointee(vec![path.local.ip()]),
         modes: ArcSwap::default(),
+        xdp_egress: ArcSwap::default(),
         counters: Default::default(),
         lanes: Default::default(),
         port: port(mine),

@@ -238,6 +238,37 @@ pub struct PacketCount {
     pub bytes: u64,
 }
 
+/// Frames that a thread of the daemon lays ready for one run of the program.
+pub const TX_FRAMES: u32 = 128;
+/// Threads that can.
+pub const TX_THREADS: u32 = 16;
+/// Bytes of such a frame at most.
+pub const TX_FRAME_LEN: usize = 2032;
+
+/// Map `tx_frames`, index = thread * [`TX_FRAMES`] + number: a whole frame that the daemon laid ready. 2048 bytes.
+#[repr(C)]
+pub struct TxFrame {
+    /// Its bytes.
+    pub len: Cell32,
+    /// Interface to send on.
+    pub ifindex: Cell32,
+    /// Zero.
+    pub reserved: [u32; 2],
+    /// From the Ethernet header on.
+    pub bytes: [u8; TX_FRAME_LEN],
+}
+
+/// Map `tx_state`, index = thread. 64 bytes.
+#[repr(C)]
+pub struct TxState {
+    /// Number of the frame that is next.
+    pub next: Cell64,
+    /// Frames that were redirected.
+    pub sent: Cell64,
+    /// Zero.
+    pub reserved: [u64; 6],
+}
+
 /// Ring buffer `events`: a sampled exception. 112 bytes.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -264,4 +295,5 @@ const _: () = {
     assert!(size_of::<Group>() == 128);
     assert!(size_of::<Config>() == 32);
     assert!(size_of::<Event>() == 112);
+    assert!(size_of::<TxFrame>() == 2048 && size_of::<TxState>() == 64);
 };

@@ -31,10 +31,11 @@ pub use frame::{Frame, SliceFrame};
 pub use ids::{GroupIndex, Kind, Label, NextHopIndex, Slot, TagKey};
 pub use layout::{
     BUCKETS, Config, EVENT_HEAD_LEN, Encapsulation, EncapsulationCell, Event, Group, LANES,
-    LAYOUT_VERSION, LinkState, NextHop, PacketCount, RxLink,
+    LAYOUT_VERSION, LinkState, NextHop, PacketCount, RxLink, TX_FRAME_LEN, TX_FRAMES, TX_THREADS,
+    TxFrame, TxState,
 };
 pub use lfib::{LfibEntry, LfibOp};
-pub use rewrite::{Stamped, stamp, stamp_handshake};
+pub use rewrite::{Stamped, UNDERLAY_V4, UNDERLAY_V6, stamp, stamp_handshake, wrap};
 pub use route::{Forward, MAX_STACK, Route, count_labels, route, select};
 pub use siphash::{siphash24, tag_14, tag_22};
 pub use switch::switch;

@@ -7,8 +7,12 @@ use crate::{
     wire::{chunk, chunk_mut},
 };
 
-const V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
-const V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
+/// Bytes of a frame before the datagram payload, over IPv4.
+pub const UNDERLAY_V4: usize = ETHERNET_LEN + IPV4_LEN + UDP_LEN;
+/// Bytes of a frame before the datagram payload, over IPv6.
+pub const UNDERLAY_V6: usize = ETHERNET_LEN + IPV6_LEN + UDP_LEN;
+const V4: usize = UNDERLAY_V4;
+const V6: usize = UNDERLAY_V6;
 
 /// Whether an IP packet around `len` bytes of datagram payload fits.
 #[inline(always)]
@@ -44,6 +48,76 @@ fn put_link<const N: usize>(
     put(to, at, link.to_le_bytes());
     put(to, at + TAG_OFFSET, tag.to_le_bytes());
     put(to, at + LINK_LEN, forward.top);
+}
+
+/// Ethernet, IPv6 and UDP headers at the beginning of a frame.
+#[inline(always)]
+fn put_v6<const N: usize>(
+    out: &mut [u8; N],
+    encapsulation: &EncapsulationCell,
+    tos: u8,
+    udp_len: u16,
+) {
+    let mut word = 0;
+    while word < 7 {
+        put(out, word * 8, encapsulation.headers(word));
+        word += 1;
+    }
+    let last = encapsulation.headers(7);
+    put(
+        out,
+        56,
+        [last[0], last[1], last[2], last[3], last[4], last[5]],
+    );
+    put(out, ETHERNET_LEN, [0x60 | tos >> 4, tos << 4]);
+    put(out, ETHERNET_LEN + 4, udp_len.to_be_bytes());
+    put(out, V6 - 4, udp_len.to_be_bytes());
+}
+
+/// Ethernet, IPv4 and UDP headers at the beginning of a frame.
+#[inline(always)]
+fn put_v4<const N: usize>(
+    out: &mut [u8; N],
+    encapsulation: &EncapsulationCell,
+    tos: u8,
+    udp_len: u16,
+) {
+    let mut word = 0;
+    while word < 5 {
+        put(out, word * 8, encapsulation.headers(word));
+        word += 1;
+    }
+    let last = encapsulation.headers(5);
+    put(out, 40, [last[0], last[1]]);
+    let ip_len = udp_len.wrapping_add(IPV4_LEN as u16).to_be_bytes();
+    let (_, _, ip_sum) = encapsulation.egress();
+    let sum = u32::from(ip_sum)
+        + u32::from(u16::from_ne_bytes([0, tos]))
+        + u32::from(u16::from_ne_bytes(ip_len));
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    put(out, ETHERNET_LEN + 1, [tos]);
+    put(out, ETHERNET_LEN + 2, ip_len);
+    put(out, ETHERNET_LEN + 10, sum.to_ne_bytes());
+    put(out, V4 - 4, udp_len.to_be_bytes());
+}
+
+/// Writes the headers of a next hop before a datagram payload of `len` bytes that the daemon lays ready as a whole frame.
+/// `out` is the frame up to the payload, [`UNDERLAY_V4`] or [`UNDERLAY_V6`] bytes; false where it is neither.
+pub fn wrap(encapsulation: &EncapsulationCell, tos: u8, len: u16, out: &mut [u8]) -> bool {
+    let udp_len = len.wrapping_add(UDP_LEN as u16);
+    if encapsulation.family() == 6 {
+        let Ok(out) = <&mut [u8; V6]>::try_from(out) else {
+            return false;
+        };
+        put_v6(out, encapsulation, tos, udp_len);
+    } else {
+        let Ok(out) = <&mut [u8; V4]>::try_from(out) else {
+            return false;
+        };
+        put_v4(out, encapsulation, tos, udp_len);
+    }
+    true
 }
 
 /// A verified packet that is to be sent on.
@@ -85,43 +159,13 @@ pub(crate) fn encapsulate<T: Tables, F: Frame>(
         let Some(out) = frame.bytes_mut::<{ V6 + FIXED_LEN }>(0) else {
             return Err(DropReason::RewriteFailed);
         };
-        let mut word = 0;
-        while word < 7 {
-            put(out, word * 8, encapsulation.headers(word));
-            word += 1;
-        }
-        let last = encapsulation.headers(7);
-        put(
-            out,
-            56,
-            [last[0], last[1], last[2], last[3], last[4], last[5]],
-        );
-        put(out, ETHERNET_LEN, [0x60 | tos >> 4, tos << 4]);
-        put(out, ETHERNET_LEN + 4, udp_len.to_be_bytes());
-        put(out, V6 - 4, udp_len.to_be_bytes());
+        put_v6(out, encapsulation, tos, udp_len);
         put_link(seq, hop, forward, kind, out, V6);
     } else {
         let Some(out) = frame.bytes_mut::<{ V4 + FIXED_LEN }>(0) else {
             return Err(DropReason::RewriteFailed);
         };
-        let mut word = 0;
-        while word < 5 {
-            put(out, word * 8, encapsulation.headers(word));
-            word += 1;
-        }
-        let last = encapsulation.headers(5);
-        put(out, 40, [last[0], last[1]]);
-        let ip_len = udp_len.wrapping_add(IPV4_LEN as u16).to_be_bytes();
-        let (_, _, ip_sum) = encapsulation.egress();
-        let sum = u32::from(ip_sum)
-            + u32::from(u16::from_ne_bytes([0, tos]))
-            + u32::from(u16::from_ne_bytes(ip_len));
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
-        put(out, ETHERNET_LEN + 1, [tos]);
-        put(out, ETHERNET_LEN + 2, ip_len);
-        put(out, ETHERNET_LEN + 10, sum.to_ne_bytes());
-        put(out, V4 - 4, udp_len.to_be_bytes());
+        put_v4(out, encapsulation, tos, udp_len);
         put_link(seq, hop, forward, kind, out, V4);
     }
     Ok(())

@@ -67,6 +67,7 @@ impl Daemon {
         }
         self.redirects_changed();
         self.serve_directly();
+        self.send_directly();
 
         let local: Vec<_> = self
             .host

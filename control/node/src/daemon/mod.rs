@@ -174,6 +174,10 @@ struct Daemon {
     orders: Vec<crossbeam::channel::Sender<Order>>,
     /// Interfaces with AF_XDP sockets, and why others have none.
     direct: BTreeMap<u32, Result<(), String>>,
+    /// Whether the workers have senders of whole frames, and why not, once it was tried.
+    senders: Option<Result<(), String>>,
+    /// Interfaces on which bulk is sent by XDP, and why not on others.
+    xdp_egress: BTreeMap<u32, Result<(), String>>,
     hops: Vec<Option<Address>>,
     hops_changed: bool,
     slots: Vec<weft_abi::Slot>,
@@ -318,6 +322,7 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
         hops: ArcSwap::default(),
         listening: ArcSwap::default(),
         modes: ArcSwap::default(),
+        xdp_egress: ArcSwap::default(),
         counters: Default::default(),
         lanes: Default::default(),
         port: loaded.config.listen.port,
@@ -342,6 +347,8 @@ async fn serve(layout: Layout, started: &mut bool) -> Result<()> {
         wakes: vec![],
         orders: vec![],
         direct: BTreeMap::new(),
+        senders: None,
+        xdp_egress: BTreeMap::new(),
         hops: vec![],
         hops_changed: false,
         slots: vec![],
@@ -632,6 +639,7 @@ impl Daemon {
             threads.push(thread);
         }
         self.serve_directly();
+        self.send_directly();
         Ok(threads)
     }
 

@@ -1,11 +1,16 @@
 //! What the kernel and the processor do for the ends of a path: AF_XDP sockets opened and given up as interfaces come
-//! and go, and all of it for the status.
+//! and go, interfaces on which bulk is sent by XDP, and all of it for the status.
+
+use std::{collections::HashSet, sync::Arc};
 
 use weft_client::api;
 use weft_core::io::ForwardMode;
 
 use super::{Daemon, setup};
-use crate::data::{shared::Order, xsk};
+use crate::{
+    data::{shared::Order, xdp_send, xsk},
+    netlink::host::Link,
+};
 
 impl Daemon {
     /// Sees to it that every interface that can has AF_XDP sockets, and tells why others have none.
@@ -89,6 +94,77 @@ impl Daemon {
         }
     }
 
+    /// Decides on which interfaces bulk is sent by XDP, and gives the workers what they send with at the first.
+    pub(super) fn send_directly(&mut self) {
+        if self.orders.is_empty() {
+            return;
+        }
+        let mut egress: std::collections::BTreeMap<_, _> = self
+            .rules
+            .links(&self.host)
+            .map(|(index, link)| (index, self.xdp_egress_obstacle(index, link).map_or(Ok(()), Err)))
+            .collect();
+        if egress.values().any(Result::is_ok) {
+            if self.senders.is_none() {
+                let opened = self.open_senders();
+                if let Err(why) = &opened {
+                    tracing::info!(%why, "no bulk is sent by XDP");
+                }
+                self.senders = Some(opened);
+            }
+            if let Some(Err(why)) = &self.senders {
+                for able in egress.values_mut().filter(|able| able.is_ok()) {
+                    *able = Err(why.clone());
+                }
+            }
+        }
+        let able = egress.iter().filter(|(_, able)| able.is_ok());
+        let able: HashSet<u32> = able.map(|(index, _)| *index).collect();
+        self.shared.xdp_egress.store(Arc::new(able));
+        self.xdp_egress = egress;
+    }
+
+    /// Why no bulk is sent by XDP on an interface.
+    fn xdp_egress_obstacle(&self, index: u32, link: &Link) -> Option<String> {
+        if !self.config.tun.offload {
+            Some("`offload = false` under [tun]".to_owned())
+        } else if self.tun.is_none() {
+            Some("no TUN interface: nothing begins here but the control plane's messages".to_owned())
+        } else if self.modes.get(&index) != Some(&ForwardMode::KernelNative) {
+            Some("no XDP program in the interface's driver".to_owned())
+        } else if self.no_redirects.contains(&index) {
+            Some("its driver takes no redirected packets".to_owned())
+        } else if !link.veth {
+            // Others give frames back later than the call ends, and each call's memory waits for that.
+            Some("it is no veth: its driver is better served by UDP_SEGMENT".to_owned())
+        } else if link.mtu > xdp_send::MAX_MTU {
+            Some(format!(
+                "its MTU is {}, and packets over {} do not fit a frame",
+                link.mtu,
+                xdp_send::MAX_MTU
+            ))
+        } else {
+            None
+        }
+    }
+
+    fn open_senders(&mut self) -> Result<(), String> {
+        let mut senders = self
+            .plane
+            .open_senders(self.orders.len())
+            .map_err(|error| format!("{:#}", anyhow::Error::new(error)))?;
+        match senders.first_mut() {
+            Some(first) => first.probe()?,
+            None => return Err("the forwarding plane is in user space".to_owned()),
+        }
+        for ((order, wake), sender) in self.orders.iter().zip(&self.wakes).zip(senders) {
+            // A worker that has ended is noticed elsewhere.
+            let _ = order.send(Order::Send(Box::new(sender)));
+            wake.wake();
+        }
+        Ok(())
+    }
+
     /// Every offload: used, or why not.
     pub(super) fn offloads(&self) -> Vec<api::Offload> {
         let offload = |name: &str, off: Option<String>| api::Offload {
@@ -113,13 +189,12 @@ impl Daemon {
             .find_map(|socket| socket.no_bundles())
             .map(str::to_owned);
         all.push(offload("udp_gro", bundles));
-        for (index, state) in &self.direct {
-            let name = self
-                .host
-                .links
-                .get(index)
-                .map_or("?", |link| link.name.as_str());
-            all.push(offload(&format!("af_xdp({name})"), state.clone().err()));
+        for (kind, states) in [("af_xdp", &self.direct), ("xdp_send", &self.xdp_egress)] {
+            for (index, state) in states {
+                let link = self.host.links.get(index);
+                let name = link.map_or("?", |link| link.name.as_str());
+                all.push(offload(&format!("{kind}({name})"), state.clone().err()));
+            }
         }
         all.push(offload(
             "aes",

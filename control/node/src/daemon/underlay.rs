@@ -117,6 +117,7 @@ mod tests {
             mac: None,
             loopback,
             point_to_point,
+            veth: false,
         };
         let address = |link, text: &str| HostAddress {
             link,

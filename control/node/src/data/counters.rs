@@ -40,6 +40,8 @@ counters! {
     XskRx = "xsk_rx_packets",
     /// Datagrams sent on the underlay sockets.
     UdpTx = "udp_tx_packets",
+    /// Datagrams sent by XDP, past the sockets.
+    XdpTx = "xdp_tx_packets",
     /// Datagrams lost because a receive socket was full.
     UdpOverflow = "udp_rx_overflow",
     /// Datagrams lost because an AF_XDP socket was full.

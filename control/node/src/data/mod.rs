@@ -15,4 +15,5 @@ pub mod shared;
 pub mod udp;
 pub mod window;
 pub mod worker;
+pub mod xdp_send;
 pub mod xsk;

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use weft_abi::{DropReason, Kind, Label, LabelEntry, NextHopIndex};
+use weft_abi::{DropReason, EncapsulationCell, Kind, Label, LabelEntry, NextHopIndex};
 
 use super::{
     counters::Counter,
@@ -16,6 +16,7 @@ use super::{
     session::{Table, Target},
     shared::Shared,
     udp::{Socket, TxBatch},
+    xdp_send::{self, XdpSender},
 };
 use crate::{
     dataplane::SharedTables,
@@ -40,11 +41,61 @@ pub(super) enum Refused {
     Wait(Ipv6Addr, IpAddr),
 }
 
-/// Encrypts and labels a packet, or every segment of a super-packet (`short`: but the first), into the batch.
+/// What is sent with: a batch for the sockets, and frames for XDP. Only one of them holds packets, so none overtakes
+/// another.
+#[derive(Debug, Default)]
+pub(super) struct Outlet {
+    pub(super) udp: TxBatch,
+    pub(super) xdp: Option<Box<XdpSender>>,
+}
+
+impl Outlet {
+    /// Sends everything that waits.
+    pub(super) fn flush(&mut self, shared: &Shared, sockets: &[Socket]) {
+        shared.count_sent(self.udp.flush(sockets));
+        if let Some(xdp) = &mut self.xdp {
+            shared.count_sent_by_xdp(xdp.flush());
+            if xdp.has_failed() {
+                self.xdp = None;
+            }
+        }
+    }
+
+    /// How a next hop is sent to by XDP, where so many packets are better sent that way. What waits for the other way is
+    /// sent first.
+    fn by_xdp<'a>(
+        &mut self,
+        shared: &'a Shared,
+        sockets: &[Socket],
+        next_hop: NextHopIndex,
+        packets: usize,
+    ) -> Option<&'a EncapsulationCell> {
+        let bulk = |xdp: &XdpSender| packets >= xdp_send::WORTH || !xdp.is_empty();
+        let encapsulation = self
+            .xdp
+            .as_deref()
+            .filter(|xdp| bulk(xdp))
+            .and_then(|_| shared.tables.encapsulation(next_hop))
+            .filter(|encapsulation| {
+                let (ifindex, ..) = encapsulation.egress();
+                ifindex != 0 && shared.xdp_egress.load().contains(&ifindex)
+            });
+        let other_waits = match encapsulation {
+            Some(_) => !self.udp.is_empty(),
+            None => self.xdp.as_ref().is_some_and(|xdp| !xdp.is_empty()),
+        };
+        if other_waits {
+            self.flush(shared, sockets);
+        }
+        encapsulation
+    }
+}
+
+/// Encrypts and labels a packet, or every segment of a super-packet (`short`: but the first), into the outlet.
 pub(super) fn send(
     shared: &Shared,
     table: &Table,
-    tx: &mut TxBatch,
+    outlet: &mut Outlet,
     sockets: &[Socket],
     header: &VirtioHeader,
     packet: &mut [u8],
@@ -105,13 +156,12 @@ pub(super) fn send(
     let first = epoch
         .take(segments)
         .ok_or(Refused::Drop(Counter::Exhausted))?;
-    let mut bytes = 0;
-    for index in 0..segments {
-        if tx.is_full() || tx.free() < OVERHEAD + longest {
-            shared.count_sent(tx.flush(sockets));
-        }
-        let buffer = tx.buffer();
-        let room = &mut buffer[HEAD..];
+    let by_xdp = outlet.by_xdp(shared, sockets, next_hop, segments);
+    // Cuts, encrypts and labels one packet into a buffer; its length there.
+    let write = |index: usize, buffer: &mut [u8]| {
+        let room = buffer
+            .get_mut(HEAD..)
+            .ok_or(Refused::Drop(Counter::Malformed))?;
         let len = match &cut {
             Some(cut) => cut.write(packet, index + skipped, room),
             None => room.get_mut(..packet.len()).map(|room| {
@@ -124,18 +174,47 @@ pub(super) fn send(
             .and_then(|len| epoch.seal(counter, room, len))
             .ok_or(Refused::Drop(Counter::Malformed))?;
         let len = HEAD + sealed;
+        let (label, ttl) = (ingress.label, ingress.ttl);
         finish(
             &shared.tables,
             buffer,
             next_hop,
             lane,
-            ingress.label,
-            ingress.ttl,
+            label,
+            ttl,
             counter,
             len,
         )
         .map_err(|_| Refused::Drop(Counter::NoNextHop))?;
-        tx.commit(len, address, inner.tos);
+        Ok(len)
+    };
+    let mut bytes = 0;
+    for index in 0..segments {
+        let len = match by_xdp {
+            Some(encapsulation) => {
+                if outlet.xdp.as_ref().is_some_and(|xdp| xdp.is_full()) {
+                    outlet.flush(shared, sockets);
+                }
+                let xdp = outlet
+                    .xdp
+                    .as_mut()
+                    .ok_or(Refused::Drop(Counter::UdpRefused))?;
+                let len = write(index, xdp.payload(encapsulation))?;
+                if !xdp.commit(len, encapsulation, inner.tos) {
+                    return Err(Refused::Drop(Counter::UdpTooBig));
+                }
+                len
+            }
+            None => {
+                let udp = &mut outlet.udp;
+                if udp.is_full() || udp.free() < OVERHEAD + longest {
+                    shared.count_sent(udp.flush(sockets));
+                }
+                let len = write(index, udp.buffer())?;
+                udp.commit(len, address, inner.tos);
+                len
+            }
+        };
         bytes += len - OVERHEAD;
     }
     shared.counters.add(Counter::Encrypted, segments as u64);

@@ -1,7 +1,7 @@
 //! What the threads of the data path share with the control loop, and what passes between them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
     net::IpAddr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
@@ -18,6 +18,7 @@ use super::{
     packet::Lanes,
     session::Table,
     udp::{Address, Sent},
+    xdp_send::XdpSender,
     xsk::Xsk,
 };
 use crate::dataplane::SharedTables;
@@ -91,6 +92,8 @@ pub struct Shared {
     pub listening: ArcSwap<Vec<IpAddr>>,
     /// How labelled packets that arrive on an interface are forwarded; user space where it is not named.
     pub modes: ArcSwap<HashMap<u32, ForwardMode>>,
+    /// Interfaces on which bulk is sent by XDP.
+    pub xdp_egress: ArcSwap<HashSet<u32>>,
     /// Counters of sessions.
     pub counters: Counters,
     /// Flow to lane.
@@ -128,6 +131,12 @@ impl Shared {
         self.counters.add(Counter::UdpTx, sent.packets);
         self.counters.add(Counter::UdpFull, sent.full);
         self.counters.add(Counter::UdpTooBig, sent.too_big);
+        self.counters.add(Counter::UdpRefused, sent.refused);
+    }
+
+    /// Adds what was sent by XDP to the counters.
+    pub(super) fn count_sent_by_xdp(&self, sent: Sent) {
+        self.counters.add(Counter::XdpTx, sent.packets);
         self.counters.add(Counter::UdpRefused, sent.refused);
     }
 
@@ -177,6 +186,8 @@ impl Wake {
 pub enum Order {
     /// To serve this socket from now on.
     Take(Box<Xsk>),
+    /// To send bulk by this.
+    Send(Box<XdpSender>),
     /// To give up those of an interface.
     Close {
         /// Its index.

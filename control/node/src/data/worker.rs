@@ -14,12 +14,12 @@ use super::{
     counters::Counter,
     icmp::{self, Limiter, Problem},
     inbound::{From, deliver, receive},
-    outbound::{Refused, send},
+    outbound::{Outlet, Refused, send},
     packet::{Inner, mark_congestion},
     queue,
     session::{Arrival, Table, Target},
     shared::{Order, Shared, Up, Wake},
-    udp::{self, RxBatch, Socket, TxBatch},
+    udp::{self, RxBatch, Socket},
     xsk::{self, Xsk},
 };
 use crate::{
@@ -71,7 +71,7 @@ pub struct Worker {
     sockets: Arc<Vec<Socket>>,
     wake: Arc<Wake>,
     rx: RxBatch,
-    tx: TxBatch,
+    outlet: Outlet,
     /// What was read from the TUN queue stands in these until it is sent. Their memory is used when it is first touched,
     /// and those used last are used first.
     buffers: Vec<Box<[u8]>>,
@@ -118,7 +118,7 @@ impl Worker {
             sockets,
             wake,
             rx: RxBatch::default(),
-            tx: TxBatch::default(),
+            outlet: Outlet::default(),
             buffers: (0..BUFFERS)
                 .map(|_| vec![0; tun::READ].into_boxed_slice())
                 .collect(),
@@ -229,6 +229,7 @@ impl Worker {
                     socket,
                     closed: false,
                 }),
+                Order::Send(sender) => self.outlet.xdp = Some(sender),
                 Order::Close { interface } => self
                     .direct
                     .retain(|direct| direct.socket.interface() != interface),
@@ -238,8 +239,7 @@ impl Worker {
     }
 
     fn flush(&mut self) {
-        let sent = self.tx.flush(&self.sockets);
-        self.shared.count_sent(sent);
+        self.outlet.flush(&self.shared, &self.sockets);
     }
 
     /// Empties the TUN queue into the backlog.
@@ -341,8 +341,8 @@ impl Worker {
         packet: &mut [u8],
         short: bool,
     ) {
-        let (tx, sockets) = (&mut self.tx, &self.sockets);
-        if let Err(refused) = send(shared, table, tx, sockets, header, packet, short) {
+        let (outlet, sockets) = (&mut self.outlet, &self.sockets);
+        if let Err(refused) = send(shared, table, outlet, sockets, header, packet, short) {
             self.refused(refused, header, packet);
         }
     }
@@ -426,7 +426,7 @@ impl Worker {
                     send(
                         &shared,
                         &table,
-                        &mut self.tx,
+                        &mut self.outlet,
                         &self.sockets,
                         &header,
                         &mut packet,
@@ -484,7 +484,7 @@ impl Worker {
                 receive(
                     &shared,
                     &self.sockets,
-                    &mut self.tx,
+                    &mut self.outlet.udp,
                     &mut self.exception_limit,
                     &mut self.arrivals,
                     &from,
@@ -536,7 +536,7 @@ impl Worker {
                 receive(
                     &shared,
                     &self.sockets,
-                    &mut self.tx,
+                    &mut self.outlet.udp,
                     &mut self.exception_limit,
                     &mut self.arrivals,
                     &from,

@@ -34,13 +34,13 @@ pub const MAX_QUEUES: u32 = 8;
 pub const MAX_MTU: u32 = (FRAME - HEADROOM - 32) as u32;
 
 /// Memory shared with the kernel.
-struct Mapping {
+pub(super) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
 
 impl Mapping {
-    fn new(len: usize, fd: RawFd, offset: libc::off_t) -> io::Result<Self> {
+    pub(super) fn new(len: usize, fd: RawFd, offset: libc::off_t) -> io::Result<Self> {
         let flags = if fd < 0 {
             libc::MAP_PRIVATE | libc::MAP_ANONYMOUS
         } else {
@@ -62,6 +62,11 @@ impl Mapping {
         }
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap gave 0"))?;
         Ok(Self { base, len })
+    }
+
+    /// Where it begins.
+    pub(super) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
     }
 }
 

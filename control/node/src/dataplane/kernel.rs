@@ -23,14 +23,19 @@ use aya::{
         xdp::XdpLink,
     },
 };
-use weft_abi::{DropReason, LANES, LAYOUT_VERSION, PacketCount, Slot, Verdict};
+use weft_abi::{
+    DropReason, LANES, LAYOUT_VERSION, PacketCount, Slot, TX_FRAMES, TX_THREADS, Verdict,
+};
 use weft_core::io::ForwardMode;
 
 use super::{
     AttachReport, Counts, Error, Resumed,
     memory::{Memory, Region, Shared, Sizes},
 };
-use crate::data::xsk::{MAX_QUEUES, Xsk};
+use crate::data::{
+    xdp_send::XdpSender,
+    xsk::{MAX_QUEUES, Xsk},
+};
 
 /// The object the build script made.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("WEFT_XDP_OBJECT"));
@@ -168,6 +173,7 @@ impl Kernel {
         for (name, _, entries) in plan(sizes) {
             loader.map_max_entries(name, entries);
         }
+        loader.map_max_entries("TX_FRAMES", send_threads() * TX_FRAMES);
         let maps = folder.join("maps");
         for name in plan(sizes).iter().map(|(name, ..)| *name).chain(FIXED_MAPS) {
             loader.map_pin_path(name, maps.join(name));
@@ -413,6 +419,25 @@ impl Kernel {
             .map_err(kernel("withdrawing AF_XDP sockets"))
     }
 
+    /// Senders for so many threads, as far as there are frames for them.
+    pub(super) fn open_senders(&mut self, threads: usize) -> Result<Vec<XdpSender>, Error> {
+        let what = "opening a sender of whole frames";
+        let program = program(&mut self.ebpf, PROGRAM)?
+            .fd()
+            .map_err(kernel(what))?
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(kernel(what))?;
+        let frames = array(&self.ebpf, "TX_FRAMES")?.fd().as_fd();
+        let states = array(&self.ebpf, "TX_STATE")?.fd().as_fd();
+        (0..send_threads().min(threads as u32))
+            .map(|thread| {
+                let program = program.try_clone().map_err(kernel(what))?;
+                XdpSender::open(program, frames, states, thread).map_err(kernel(what))
+            })
+            .collect()
+    }
+
     pub(super) fn attached(&self) -> Vec<AttachReport> {
         self.links
             .values()
@@ -490,6 +515,13 @@ impl Kernel {
     }
 }
 
+/// Threads that there are frames for: one a processor.
+fn send_threads() -> u32 {
+    std::thread::available_parallelism()
+        .map_or(1, |count| count.get() as u32)
+        .min(TX_THREADS)
+}
+
 /// Packets and bytes at an index, over all processors.
 fn total(map: &PerCpuArray<MapData, PodCount>, index: u32) -> (u64, u64) {
     map.get(&index, 0).map_or((0, 0), |values| {
@@ -532,14 +564,19 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map, Error> {
     })
 }
 
+fn array<'a>(ebpf: &'a Ebpf, name: &str) -> Result<&'a MapData, Error> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(Error::Kernel {
+            what: format!("map {name}"),
+            source: "it is no array of the embedded object".into(),
+        }),
+    }
+}
+
 fn region<T: Shared>(ebpf: &Ebpf, name: &str, entries: u32) -> Result<Region<T>, Error> {
     let what = || format!("mapping {name} into memory");
-    let Some(Map::Array(data)) = ebpf.map(name) else {
-        return Err(Error::Kernel {
-            what: what(),
-            source: "it is no array of the embedded object".into(),
-        });
-    };
+    let data = array(ebpf, name)?;
     let info = data.info().map_err(kernel(what()))?;
     if info.value_size() as usize != size_of::<T>() || info.max_entries() != entries {
         return Err(Error::Kernel {

@@ -20,7 +20,7 @@ use std::{
 use ring::rand::SecureRandom;
 
 use weft_abi::{
-    DropReason, EVENT_HEAD_LEN, GroupIndex, Kind, LANES, Label, NextHopIndex, Outcome, Slot,
+    DropReason, EVENT_HEAD_LEN, EncapsulationCell, GroupIndex, Kind, LANES, Label, NextHopIndex, Outcome, Slot,
     TagKey, Verdict,
 };
 use weft_core::io::{DataplaneOp, ForwardMode};
@@ -31,7 +31,10 @@ use self::{
     memory::{Memory, Sizes},
     project::Projection,
 };
-use crate::data::xsk::{MAX_QUEUES, Xsk};
+use crate::data::{
+    xdp_send::XdpSender,
+    xsk::{MAX_QUEUES, Xsk},
+};
 
 /// How a plane is opened.
 #[derive(Clone, Debug)]
@@ -271,6 +274,12 @@ impl SharedTables {
     /// Source and destination of a next hop, and the largest IP packet in bytes it takes.
     pub fn endpoints(&self, next_hop: NextHopIndex) -> Option<(SocketAddr, SocketAddr, u16)> {
         forwarder::endpoints(&self.memory, next_hop)
+    }
+
+    /// The headers of a next hop; none where it is not in use.
+    pub fn encapsulation(&self, next_hop: NextHopIndex) -> Option<&EncapsulationCell> {
+        let hop = weft_abi::Tables::next_hop(&self.memory, next_hop.0)?;
+        hop.encapsulation()
     }
 
     /// Writes link header, sequence number and tag into the first 16 bytes of a datagram of 28 or more.
@@ -535,6 +544,14 @@ impl Dataplane {
         match &mut self.kernel {
             Some(kernel) => kernel.clear_sockets(ifindex),
             None => Ok(()),
+        }
+    }
+
+    /// Senders of whole frames for so many threads, as far as there are any: see [`XdpSender`]. Once.
+    pub fn open_senders(&mut self, threads: usize) -> Result<Vec<XdpSender>, Error> {
+        match &mut self.kernel {
+            Some(kernel) => kernel.open_senders(threads),
+            None => Ok(vec![]),
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     address::{AddressAttribute, AddressFlags, AddressMessage},
-    link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage},
     neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
     route::RouteProtocol,
 };
@@ -38,6 +38,8 @@ pub struct Link {
     pub loopback: bool,
     /// Point-to-point: a tunnel or a serial line.
     pub point_to_point: bool,
+    /// An end of a virtual pair.
+    pub veth: bool,
 }
 
 /// An address of this host.
@@ -155,6 +157,7 @@ impl Host {
             mac: None,
             loopback: flags.contains(LinkFlags::Loopback),
             point_to_point: flags.contains(LinkFlags::Pointopoint),
+            veth: false,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -164,6 +167,9 @@ impl Host {
                     if message.header.link_layer_type == LinkLayerType::Ether =>
                 {
                     link.mac = address.as_slice().try_into().ok();
+                }
+                LinkAttribute::LinkInfo(info) => {
+                    link.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
                 }
                 _ => {}
             }
