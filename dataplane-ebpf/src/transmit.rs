@@ -23,7 +23,11 @@ pub fn thread(ctx: &XdpContext) -> Option<u32> {
     let len = (ctx.data_end() - ctx.data()) as u32;
     let thread = len.wrapping_sub(ETHERNET_LEN as u32);
     // SAFETY: the context is the one the program was called with.
-    if thread < TX_THREADS && unsafe { (*ctx.ctx).ingress_ifindex } == LOOPBACK {
+    if thread >= TX_THREADS || unsafe { (*ctx.ctx).ingress_ifindex } != LOOPBACK {
+        return None;
+    }
+    let state = maps::TX_STATE.get(thread)?;
+    if state.next.load() < state.ready.load() {
         Some(thread)
     } else {
         None
@@ -38,10 +42,8 @@ pub fn send(ctx: &XdpContext, thread: u32) -> u32 {
     };
     let number = state.next.load();
     state.next.store(number + 1);
-    if number >= u64::from(TX_FRAMES) {
-        return XDP_DROP;
-    }
-    let Some(frame) = maps::TX_FRAMES.get(thread * TX_FRAMES + number as u32) else {
+    let number = number as u32 % TX_FRAMES;
+    let Some(frame) = maps::TX_FRAMES.get(thread * TX_FRAMES + number) else {
         return XDP_DROP;
     };
     let len = frame.len.load();

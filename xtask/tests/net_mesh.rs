@@ -98,6 +98,36 @@ fn a_chain_of_five_hops_with_mixed_underlay() {
     }
 }
 
+/// Frames laid ready go over both families, and nothing arrives other than it was sent.
+#[test]
+fn bulk_leaves_by_xdp_on_a_veth() {
+    needs_lab!();
+    let lab = chain(
+        &["a", "b", "c"],
+        &["family = \"v4\"", "family = \"v6\""],
+        "",
+    );
+    connected(&lab, "a", "c");
+    for (from, to) in [("a", "c"), ("c", "a")] {
+        let mut api = lab.node(from).api().unwrap();
+        let offloads = api.status().unwrap().offloads;
+        let sending = offloads.iter().find(|o| o.name == "xdp_send(to-b)");
+        assert!(sending.is_some_and(|o| o.on), "{offloads:?}");
+        download(&lab, from, to, 60_000_000);
+        let sessions = api.counters().unwrap().sessions;
+        let by_xdp = sessions.get("xdp_tx_packets").copied().unwrap_or_default();
+        // 60 MB are more than 40,000 packets; what comes in small pieces goes through the socket.
+        assert!(by_xdp > 10_000, "{from} sent {by_xdp} by XDP: {sessions:?}");
+        assert_eq!(
+            sessions.get("udp_tx_refused").copied().unwrap_or_default(),
+            0
+        );
+    }
+    let (xdp, daemon) = forwarded(&lab, "b");
+    assert!(xdp > 80_000, "{xdp} in XDP");
+    assert_eq!(daemon, 0);
+}
+
 /// Every counter of every node, for the message of a test that failed: a lost packet was counted somewhere.
 fn counters(lab: &Lab) -> String {
     lab.nodes()

@@ -263,10 +263,12 @@ pub struct TxFrame {
 pub struct TxState {
     /// Number of the frame that is next.
     pub next: Cell64,
+    /// Frames that are laid ready.
+    pub ready: Cell64,
     /// Frames that were redirected.
     pub sent: Cell64,
     /// Zero.
-    pub reserved: [u64; 6],
+    pub reserved: [u64; 5],
 }
 
 /// Ring buffer `events`: a sampled exception. 112 bytes.

@@ -1,7 +1,10 @@
 //! What the kernel and the processor do for the ends of a path: AF_XDP sockets opened and given up as interfaces come
 //! and go, interfaces on which bulk is sent by XDP, and all of it for the status.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
 
 use weft_client::api;
 use weft_core::io::ForwardMode;
@@ -99,10 +102,15 @@ impl Daemon {
         if self.orders.is_empty() {
             return;
         }
-        let mut egress: std::collections::BTreeMap<_, _> = self
+        let mut egress: BTreeMap<_, _> = self
             .rules
             .links(&self.host)
-            .map(|(index, link)| (index, self.xdp_egress_obstacle(index, link).map_or(Ok(()), Err)))
+            .map(|(index, link)| {
+                (
+                    index,
+                    self.xdp_egress_obstacle(index, link).map_or(Ok(()), Err),
+                )
+            })
             .collect();
         if egress.values().any(Result::is_ok) {
             if self.senders.is_none() {
@@ -129,7 +137,9 @@ impl Daemon {
         if !self.config.tun.offload {
             Some("`offload = false` under [tun]".to_owned())
         } else if self.tun.is_none() {
-            Some("no TUN interface: nothing begins here but the control plane's messages".to_owned())
+            Some(
+                "no TUN interface: nothing begins here but the control plane's messages".to_owned(),
+            )
         } else if self.modes.get(&index) != Some(&ForwardMode::KernelNative) {
             Some("no XDP program in the interface's driver".to_owned())
         } else if self.no_redirects.contains(&index) {

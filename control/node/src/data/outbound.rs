@@ -6,7 +6,9 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use weft_abi::{DropReason, EncapsulationCell, Kind, Label, LabelEntry, NextHopIndex};
+use weft_abi::{
+    DropReason, EncapsulationCell, Kind, Label, LabelEntry, NextHopIndex, underlay_overhead,
+};
 
 use super::{
     counters::Counter,
@@ -55,20 +57,21 @@ impl Outlet {
         shared.count_sent(self.udp.flush(sockets));
         if let Some(xdp) = &mut self.xdp {
             shared.count_sent_by_xdp(xdp.flush());
-            if xdp.has_failed() {
+            if let Some(error) = xdp.failure() {
+                tracing::warn!(%error, "sending by XDP; packets go through the sockets from now on");
                 self.xdp = None;
             }
         }
     }
 
-    /// How a next hop is sent to by XDP, where so many packets are better sent that way. What waits for the other way is
-    /// sent first.
+    /// How a next hop is sent to by XDP, where so many packets, the longest inner one so long, are better sent that way.
+    /// What waits for the other way is sent first.
     fn by_xdp<'a>(
         &mut self,
         shared: &'a Shared,
         sockets: &[Socket],
         next_hop: NextHopIndex,
-        packets: usize,
+        (packets, longest): (usize, usize),
     ) -> Option<&'a EncapsulationCell> {
         let bulk = |xdp: &XdpSender| packets >= xdp_send::WORTH || !xdp.is_empty();
         let encapsulation = self
@@ -77,8 +80,12 @@ impl Outlet {
             .filter(|xdp| bulk(xdp))
             .and_then(|_| shared.tables.encapsulation(next_hop))
             .filter(|encapsulation| {
-                let (ifindex, ..) = encapsulation.egress();
-                ifindex != 0 && shared.xdp_egress.load().contains(&ifindex)
+                let (ifindex, mtu, _) = encapsulation.egress();
+                let whole = OVERHEAD + longest + underlay_overhead(encapsulation.family() == 6);
+                // What is too long the socket refuses, and counts.
+                whole <= usize::from(mtu)
+                    && ifindex != 0
+                    && shared.xdp_egress.load().contains(&ifindex)
             });
         let other_waits = match encapsulation {
             Some(_) => !self.udp.is_empty(),
@@ -156,7 +163,7 @@ pub(super) fn send(
     let first = epoch
         .take(segments)
         .ok_or(Refused::Drop(Counter::Exhausted))?;
-    let by_xdp = outlet.by_xdp(shared, sockets, next_hop, segments);
+    let by_xdp = outlet.by_xdp(shared, sockets, next_hop, (segments, longest));
     // Cuts, encrypts and labels one packet into a buffer; its length there.
     let write = |index: usize, buffer: &mut [u8]| {
         let room = buffer

@@ -30,6 +30,8 @@ pub const MAX_MTU: u32 = (TX_FRAME_LEN - ETHERNET_LEN) as u32;
 const KERNEL_BATCH: u32 = 64;
 /// A call with nothing to send is slower where the program is attached nowhere.
 const SLOW: Duration = Duration::from_millis(2);
+/// Calls for what waits, where signals end them.
+const ATTEMPTS: usize = 16;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_F_TEST_XDP_LIVE_FRAMES: u32 = 1 << 1;
 
@@ -62,7 +64,7 @@ pub struct XdpSender {
     states: Mapping,
     thread: u32,
     used: usize,
-    failed: bool,
+    failure: Option<io::Error>,
 }
 
 // SAFETY: it owns its mappings; the frames are its thread's alone, and states are atomic words.
@@ -75,10 +77,10 @@ impl std::fmt::Debug for XdpSender {
 }
 
 impl XdpSender {
-    /// For thread number `thread`, of those there are frames for in the maps. The program must be loaded.
+    /// For thread number `thread`; two of one number would write into each other's frames.
     ///
     /// # Errors
-    /// When the maps are not those of the program, or the kernel refuses to run it.
+    /// When there are no frames for that thread, or the maps are not those of the program.
     pub fn open(
         program: OwnedFd,
         frames: BorrowedFd<'_>,
@@ -100,7 +102,7 @@ impl XdpSender {
             )?,
             thread,
             used: 0,
-            failed: false,
+            failure: None,
         })
     }
 
@@ -111,11 +113,21 @@ impl XdpSender {
     pub fn probe(&mut self) -> Result<(), String> {
         let mut fastest = Duration::MAX;
         for _ in 0..3 {
-            self.state().next.store(u64::from(TX_FRAMES));
+            // Of no length, and so not sent.
+            for frame in 0..2 {
+                self.used = frame;
+                if let Some(frame) = self.next() {
+                    frame.len.store(0);
+                }
+            }
+            self.used = 2;
             let begun = Instant::now();
-            self.call(2).map_err(|error| {
-                format!("the kernel does not run the program on live frames: {error}")
-            })?;
+            self.flush();
+            if let Some(error) = self.failure.take() {
+                return Err(format!(
+                    "the kernel does not run the program on live frames: {error}"
+                ));
+            }
             fastest = fastest.min(begun.elapsed());
         }
         if fastest > SLOW {
@@ -137,9 +149,9 @@ impl XdpSender {
         self.used == 0
     }
 
-    /// Whether the kernel refused a call: nothing goes this way any more.
-    pub fn has_failed(&self) -> bool {
-        self.failed
+    /// Why the kernel refused a call, where it did: nothing should go this way any more.
+    pub fn failure(&self) -> Option<&io::Error> {
+        self.failure.as_ref()
     }
 
     /// Room for the next datagram payload on a next hop; empty where all frames wait already. It counts only once
@@ -179,25 +191,26 @@ impl XdpSender {
         }
         let wanted = self.used as u64;
         self.used = 0;
-        self.state().next.store(0);
-        self.state().sent.store(0);
-        loop {
-            let begun = self.state().next.load();
-            match self.call(wanted.saturating_sub(begun) as u32) {
+        let state = self.state();
+        state.next.store(0);
+        state.sent.store(0);
+        state.ready.store(wanted);
+        for _ in 0..ATTEMPTS {
+            let left = wanted.saturating_sub(self.state().next.load());
+            if left == 0 {
+                break;
+            }
+            match self.call(left as u32) {
                 Ok(()) => {}
                 // A signal ends it between two batches.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    tracing::warn!(%error, "sending by XDP; packets go through the sockets from now on");
-                    self.failed = true;
+                    self.failure = Some(error);
                     break;
                 }
             }
-            let next = self.state().next.load();
-            if next >= wanted || next == begun {
-                break;
-            }
         }
+        self.state().ready.store(0);
         sent.packets = self.state().sent.load().min(wanted);
         sent.refused = wanted - sent.packets;
         sent

@@ -20,8 +20,8 @@ use std::{
 use ring::rand::SecureRandom;
 
 use weft_abi::{
-    DropReason, EVENT_HEAD_LEN, EncapsulationCell, GroupIndex, Kind, LANES, Label, NextHopIndex, Outcome, Slot,
-    TagKey, Verdict,
+    DropReason, EVENT_HEAD_LEN, EncapsulationCell, GroupIndex, Kind, LANES, Label, NextHopIndex,
+    Outcome, Slot, TagKey, Verdict,
 };
 use weft_core::io::{DataplaneOp, ForwardMode};
 
