@@ -120,6 +120,15 @@ impl Wire {
                 (&raw const patience).cast(),
                 mem::size_of_val(&patience) as u32,
             );
+            // A frame is counted as a page and more.
+            let room: libc::c_int = 4 << 20;
+            libc::setsockopt(
+                fd,
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUFFORCE,
+                (&raw const room).cast(),
+                mem::size_of_val(&room) as u32,
+            );
         }
         Self(socket)
     }
