@@ -52,8 +52,7 @@ fn main() {
     let workers = std::thread::available_parallelism().map_or(2, usize::from) * 2;
     let settings = Settings {
         limits,
-        workers,
-        memory: 512 << 20,
+        bounds: weft_listen::Config::default().bounds(workers),
         info: Info::default(),
     };
     let server = Server::new(stage.view.clone(), settings);

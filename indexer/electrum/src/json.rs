@@ -1,58 +1,119 @@
-//! Long answers written straight as JSON, without a tree of values in between.
+//! Long answers written straight as JSON, without a tree of values in between, and in pieces.
 
 use weft_chain::Hash;
-use weft_view::{History, PoolTx, Unspent};
+use weft_view::{Coins, PoolTx, Result, ScriptTx, Transactions, Unspent};
 
-/// Writes lists of objects.
-#[derive(Debug, Default)]
-pub(crate) struct List(Vec<u8>);
+/// Rows in a piece.
+const PIECE: usize = 200;
+/// The longest row, with its comma.
+const LONGEST_ROW: usize = 160;
 
-impl List {
-    pub(crate) fn with_capacity(entries: usize) -> Self {
-        let mut out = Vec::with_capacity(140 * entries + 2);
-        out.push(b'[');
-        Self(out)
-    }
+/// The rows of a script.
+#[derive(Debug)]
+pub(crate) enum Rows {
+    /// Its coins.
+    Coins(Coins),
+    /// Its transactions.
+    Transactions(Transactions),
+}
 
-    fn comma(&mut self) {
-        if self.0.len() > 1 {
-            self.0.push(b',');
+/// A list of a script's rows, of which a part is written at a time.
+#[derive(Debug)]
+pub(crate) struct LongList {
+    rows: Rows,
+    begun: bool,
+    ended: bool,
+}
+
+impl LongList {
+    pub(crate) fn new(rows: Rows) -> Self {
+        Self {
+            rows,
+            begun: false,
+            ended: false,
         }
     }
 
-    fn text(&mut self, text: &str) {
-        self.0.extend_from_slice(text.as_bytes());
+    /// Appends the next piece; gives the number of rows in it.
+    pub(crate) fn put(&mut self, out: &mut Vec<u8>) -> Result<usize> {
+        if self.ended {
+            return Ok(0);
+        }
+        if !self.begun {
+            out.push(b'[');
+        }
+        let mut row = |out: &mut Vec<u8>| {
+            if std::mem::replace(&mut self.begun, true) {
+                out.push(b',');
+            }
+        };
+        let count = match &mut self.rows {
+            Rows::Coins(coins) => {
+                let piece = coins.next(PIECE)?;
+                self.ended = coins.at_end();
+                for coin in &piece {
+                    row(out);
+                    put_coin(out, coin);
+                }
+                piece.len()
+            }
+            Rows::Transactions(transactions) => {
+                let piece = transactions.next(PIECE)?;
+                self.ended = transactions.at_end();
+                for tx in &piece {
+                    row(out);
+                    put_tx(out, tx);
+                }
+                piece.len()
+            }
+        };
+        self.begun = true;
+        if self.ended {
+            out.push(b']');
+        }
+        Ok(count)
     }
 
-    fn number(&mut self, n: i64) {
-        use std::io::Write;
-        // Writing to memory cannot fail.
-        let _ = write!(self.0, "{n}");
+    /// Whether it is all written.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
     }
 
-    fn hash(&mut self, hash: &Hash) {
-        put_hash(&mut self.0, hash);
-    }
-
-    pub(crate) fn end(mut self) -> Vec<u8> {
-        self.0.push(b']');
-        self.0
-    }
-
-    fn pool_tx(&mut self, tx: &PoolTx) {
-        self.comma();
-        self.text("{\"tx_hash\":\"");
-        self.hash(&tx.txid);
-        self.text("\",\"height\":");
-        self.number(tx.height());
-        self.text(",\"fee\":");
-        self.number(tx.fee as i64);
-        self.text("}");
+    /// Most bytes the whole list can have.
+    ///
+    /// # Errors
+    /// It has more rows than the bound.
+    pub(crate) fn most_bytes(&self) -> Result<usize> {
+        let rows = match &self.rows {
+            Rows::Coins(coins) => coins.count()?,
+            Rows::Transactions(transactions) => transactions.count()?,
+        };
+        Ok(LONGEST_ROW * rows + 2)
     }
 }
 
+/// Few rows as a list.
+pub(crate) fn list<T>(rows: &[T], put: impl Fn(&mut Vec<u8>, &T)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(LONGEST_ROW * rows.len() + 2);
+    out.push(b'[');
+    for (n, row) in rows.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        put(&mut out, row);
+    }
+    out.push(b']');
+    out
+}
+
+fn put_number(out: &mut Vec<u8>, n: i64) {
+    use std::io::Write;
+    // Writing to memory cannot fail.
+    let _ = write!(out, "{n}");
+}
+
 /// A hash as it is shown: reversed.
-pub(crate) fn put_hash(out: &mut Vec<u8>, hash: &Hash) {
+fn put_hash(out: &mut Vec<u8>, hash: &Hash) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in hash.iter().rev() {
         out.push(DIGITS[usize::from(byte >> 4)]);
@@ -60,39 +121,72 @@ pub(crate) fn put_hash(out: &mut Vec<u8>, hash: &Hash) {
     }
 }
 
-pub(crate) fn history(history: &History) -> Vec<u8> {
-    let mut list = List::with_capacity(history.len());
-    for tx in &history.confirmed {
-        list.comma();
-        list.text("{\"tx_hash\":\"");
-        list.hash(&tx.txid);
-        list.text("\",\"height\":");
-        list.number(tx.txnum.height().into());
-        list.text("}");
+pub(crate) fn put_tx(out: &mut Vec<u8>, tx: &ScriptTx) {
+    match tx {
+        ScriptTx::Confirmed(tx) => {
+            out.extend_from_slice(b"{\"tx_hash\":\"");
+            put_hash(out, &tx.txid);
+            out.extend_from_slice(b"\",\"height\":");
+            put_number(out, tx.txnum.height().into());
+            out.push(b'}');
+        }
+        ScriptTx::Pool(tx) => put_pool_tx(out, tx),
     }
-    history.pool.iter().for_each(|tx| list.pool_tx(tx));
-    list.end()
 }
 
-pub(crate) fn pool_history(pool: &[PoolTx]) -> Vec<u8> {
-    let mut list = List::with_capacity(pool.len());
-    pool.iter().for_each(|tx| list.pool_tx(tx));
-    list.end()
+pub(crate) fn put_pool_tx(out: &mut Vec<u8>, tx: &PoolTx) {
+    out.extend_from_slice(b"{\"tx_hash\":\"");
+    put_hash(out, &tx.txid);
+    out.extend_from_slice(b"\",\"height\":");
+    put_number(out, tx.height());
+    out.extend_from_slice(b",\"fee\":");
+    put_number(out, tx.fee as i64);
+    out.push(b'}');
 }
 
-pub(crate) fn unspents(unspents: &[Unspent]) -> Vec<u8> {
-    let mut list = List::with_capacity(unspents.len());
-    for coin in unspents {
-        list.comma();
-        list.text("{\"tx_hash\":\"");
-        list.hash(&coin.outpoint.txid);
-        list.text("\",\"tx_pos\":");
-        list.number(coin.outpoint.vout.into());
-        list.text(",\"height\":");
-        list.number(coin.txnum.map_or(0, |n| n.height().into()));
-        list.text(",\"value\":");
-        list.number(coin.value as i64);
-        list.text("}");
+pub(crate) fn put_coin(out: &mut Vec<u8>, coin: &Unspent) {
+    out.extend_from_slice(b"{\"tx_hash\":\"");
+    put_hash(out, &coin.outpoint.txid);
+    out.extend_from_slice(b"\",\"tx_pos\":");
+    put_number(out, coin.outpoint.vout.into());
+    out.extend_from_slice(b",\"height\":");
+    put_number(out, coin.txnum.map_or(0, |n| n.height().into()));
+    out.extend_from_slice(b",\"value\":");
+    put_number(out, coin.value as i64);
+    out.push(b'}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_chain::OutPoint;
+    use weft_store::TxNum;
+
+    #[test]
+    fn no_row_is_longer_than_the_longest() {
+        let mut out = Vec::new();
+        let txid = [0xee; 32];
+        put_coin(
+            &mut out,
+            &Unspent {
+                outpoint: OutPoint {
+                    txid,
+                    vout: u32::MAX,
+                },
+                value: i64::MAX as u64,
+                txnum: TxNum::new(TxNum::MAX_HEIGHT, 0),
+            },
+        );
+        assert!(out.len() < LONGEST_ROW, "{}", out.len());
+        out.clear();
+        put_pool_tx(
+            &mut out,
+            &PoolTx {
+                txid,
+                chained: true,
+                fee: i64::MAX as u64,
+            },
+        );
+        assert!(out.len() < LONGEST_ROW, "{}", out.len());
     }
-    list.end()
 }

@@ -11,8 +11,16 @@ use tokio::sync::watch;
 use weft_chain::hash::hex;
 use weft_http::stream::StreamLimits;
 use weft_http::{Server, Settings};
-use weft_listen::{Gate, Limits, Listener};
+use weft_listen::{Bounds, Config, Gate, Limits, Listener};
 use weft_stage::{Stage, script};
+
+fn impatient() -> Bounds {
+    Bounds {
+        write: Duration::from_millis(500),
+        idle: Duration::from_millis(700),
+        ..Config::default().bounds(4)
+    }
+}
 
 struct House {
     stage: Stage,
@@ -174,8 +182,7 @@ fn questions_cors_and_mistakes() {
 fn bodies_and_heads_are_bounded() {
     let house = House::new(Settings {
         body: 10_000,
-        write: Duration::from_millis(500),
-        idle: Duration::from_millis(700),
+        bounds: impatient(),
         ..Settings::default()
     });
     let (head, _) = house.ask("POST /tx HTTP/1.1", &[b'0'; 10_000]);
@@ -227,7 +234,7 @@ fn bodies_and_heads_are_bounded() {
 #[test]
 fn who_takes_no_answer_is_hung_up_on() {
     let mut house = House::new(Settings {
-        write: Duration::from_millis(500),
+        bounds: impatient(),
         ..Settings::default()
     });
     for _ in 0..10 {
@@ -251,6 +258,56 @@ fn who_takes_no_answer_is_hung_up_on() {
         body.len()
     );
     drop(slow);
+}
+
+/// Forty answers of 20 MB, with 8 MB of memory for what is long: a list costs a piece of it at a time, and is what it was
+/// when it was asked for.
+#[test]
+fn long_lists_of_many_slow_clients_cost_little_memory() {
+    let mut house = House::new(Settings {
+        bounds: Bounds {
+            memory: 8 << 20,
+            ..Config::default().bounds(4)
+        },
+        ..Settings::default()
+    });
+    const COINS: usize = 100_000;
+    for _ in 0..20 {
+        let outputs: Vec<_> = (0..COINS / 20).map(|n| (n as u64, script(1))).collect();
+        house.stage.mine(&outputs, &[]);
+    }
+    let name = weft_view::script::hex(&weft_chain::script_hash(&script(1)));
+    let memory = || {
+        let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+        statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+    };
+    let before = memory();
+    let mut clients: Vec<_> = (0..40)
+        .map(|_| {
+            let mut stream = house.connect();
+            let ask = format!(
+                "GET /scripthash/{name}/utxo HTTP/1.0\r\nConnection: close\r\nHost: x\r\n\r\n"
+            );
+            stream.write_all(ask.as_bytes()).unwrap();
+            let mut reader = BufReader::new(stream);
+            assert_eq!(reader.fill_buf().unwrap()[0], b'H', "the answer has begun");
+            reader
+        })
+        .collect();
+    house.stage.mine(&[(1, script(1))], &[]);
+    assert!(house.works(), "others are served meanwhile");
+    // Other tests run beside this one.
+    let grown = memory().saturating_sub(before) >> 20;
+    assert!(grown < 200, "{grown} MB for 800 MB of answers");
+    for client in &mut clients {
+        let mut text = String::new();
+        client.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+        assert!(serde_json::from_str::<serde::de::IgnoredAny>(body).is_ok());
+        assert_eq!(body.matches("\"txid\"").count(), COINS);
+    }
+    assert_eq!(house.counted("http_refused_memory_total"), 0);
 }
 
 /// Events of an SSE stream.
