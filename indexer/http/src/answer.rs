@@ -75,6 +75,19 @@ impl Answer {
         }
     }
 
+    /// Reads what follows the beginning of the body, so that the body is all there.
+    ///
+    /// # Errors
+    /// The rest cannot be read.
+    pub fn read_rest(&mut self) -> weft_view::Result<()> {
+        if let Some(mut rest) = self.rest.take() {
+            while let Some(piece) = rest.next()? {
+                self.body.extend_from_slice(piece.as_bytes());
+            }
+        }
+        Ok(())
+    }
+
     fn kept(self, keep: u32) -> Self {
         Self { keep, ..self }
     }

@@ -1,6 +1,7 @@
 //! The coins of a script as JSON, in pieces.
 
-use serde_json::json;
+use std::fmt::Write;
+
 use weft_chain::hash::hex;
 use weft_view::{Coins, Result};
 
@@ -13,6 +14,8 @@ const PIECE: usize = 250;
 #[derive(Debug)]
 pub struct CoinList {
     coins: Coins,
+    /// Height and status of the last coin's block, which the next one mostly shares.
+    status: Option<(Option<u32>, String)>,
     begun: bool,
     ended: bool,
 }
@@ -21,6 +24,7 @@ impl CoinList {
     pub(crate) fn new(coins: Coins) -> Self {
         Self {
             coins,
+            status: None,
             begun: false,
             ended: false,
         }
@@ -35,14 +39,19 @@ impl CoinList {
         for coin in self.coins.next(PIECE)? {
             out.push(if self.begun { ',' } else { '[' });
             self.begun = true;
-            let confirmed = self.coins.confirmed(&coin)?;
-            let coin = json!({
-                "txid": hex(&coin.outpoint.txid),
-                "vout": coin.outpoint.vout,
-                "status": tx_json::status(confirmed),
-                "value": coin.value,
-            });
-            out.push_str(&coin.to_string());
+            let height = coin.txnum.map(|txnum| txnum.height());
+            if self.status.as_ref().is_none_or(|(of, _)| *of != height) {
+                let status = tx_json::status(self.coins.confirmed(&coin)?);
+                self.status = Some((height, status.to_string()));
+            }
+            let status = self.status.as_ref().map_or("null", |(_, text)| text);
+            let (txid, vout) = (hex(&coin.outpoint.txid), coin.outpoint.vout);
+            let value = coin.value;
+            // Writing to memory cannot fail.
+            let _ = write!(
+                out,
+                r#"{{"txid":"{txid}","vout":{vout},"status":{status},"value":{value}}}"#
+            );
         }
         if self.coins.at_end() {
             self.ended = true;

@@ -220,7 +220,7 @@ mod tests {
             assert!(near(&rate, 1e6) < 0.01);
         }
         for n in 1..=60 {
-            rate.measured(1.0, 500_000 + n * 3_000_000, n);
+            rate.measured(1.0, 500_000 + n * 3_000_000, 2 + n);
         }
         assert!(near(&rate, 3e6) < 0.01);
     }
