@@ -39,6 +39,8 @@ pub struct Coins {
     chain_done: bool,
     spent: HashSet<OutPoint>,
     made: std::vec::IntoIter<(OutPoint, u64)>,
+    /// How many those were at first.
+    of_pool: usize,
     /// The last block asked for.
     block: Option<Confirmed>,
 }
@@ -50,7 +52,7 @@ impl Coins {
     /// There are more than the bound.
     pub fn count(&self) -> Result<usize> {
         let chain = self.moment.count_unspents(&self.script, self.limit + 1)?;
-        let count = chain + self.made.len();
+        let count = chain + self.of_pool;
         within(COINS, count, self.limit)
     }
 
@@ -127,6 +129,8 @@ pub struct Transactions {
     /// Where to go on; `None` when all of the chain's have been read.
     from: Option<TxNum>,
     pool: std::vec::IntoIter<PoolTx>,
+    /// How many those were at first.
+    of_pool: usize,
 }
 
 /// A transaction of a script.
@@ -163,7 +167,7 @@ impl Transactions {
     /// There are more than the bound.
     pub fn count(&self) -> Result<usize> {
         let chain = self.moment.count_history(&self.script, self.limit + 1)?;
-        let count = chain + self.pool.len();
+        let count = chain + self.of_pool;
         within(TRANSACTIONS, count, self.limit)
     }
 
@@ -236,6 +240,7 @@ impl View {
                 after: None,
                 chain_done: false,
                 spent,
+                of_pool: made.len(),
                 made: made.into_iter(),
                 block: None,
             })
@@ -252,6 +257,7 @@ impl View {
                 limit: self.limit(),
                 read: 0,
                 from: Some(TxNum::first_of(0)),
+                of_pool: pool.len(),
                 pool: pool.into_iter(),
             })
         })
