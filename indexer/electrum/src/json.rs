@@ -3,8 +3,10 @@
 use weft_chain::Hash;
 use weft_view::{Coins, PoolTx, Result, ScriptTx, Transactions, Unspent};
 
-/// Rows in a piece.
-const PIECE: usize = 200;
+/// Rows a list begins with.
+pub(crate) const FIRST: usize = 200;
+/// Rows in each further piece: what they become stays below [`weft_listen::SMALL`].
+pub(crate) const PIECE: usize = 400;
 /// The longest row, with its comma.
 const LONGEST_ROW: usize = 160;
 
@@ -34,8 +36,8 @@ impl LongList {
         }
     }
 
-    /// Appends the next piece; gives the number of rows in it.
-    pub(crate) fn put(&mut self, out: &mut Vec<u8>) -> Result<usize> {
+    /// Appends at most `most` more rows; gives their number.
+    pub(crate) fn put(&mut self, out: &mut Vec<u8>, most: usize) -> Result<usize> {
         if self.ended {
             return Ok(0);
         }
@@ -49,7 +51,7 @@ impl LongList {
         };
         let count = match &mut self.rows {
             Rows::Coins(coins) => {
-                let piece = coins.next(PIECE)?;
+                let piece = coins.next(most)?;
                 self.ended = coins.at_end();
                 for coin in &piece {
                     row(out);
@@ -58,7 +60,7 @@ impl LongList {
                 piece.len()
             }
             Rows::Transactions(transactions) => {
-                let piece = transactions.next(PIECE)?;
+                let piece = transactions.next(most)?;
                 self.ended = transactions.at_end();
                 for tx in &piece {
                     row(out);
@@ -107,18 +109,30 @@ pub(crate) fn list<T>(rows: &[T], put: impl Fn(&mut Vec<u8>, &T)) -> Vec<u8> {
 }
 
 fn put_number(out: &mut Vec<u8>, n: i64) {
-    use std::io::Write;
-    // Writing to memory cannot fail.
-    let _ = write!(out, "{n}");
+    let (mut digits, mut left, mut at) = ([0; 20], n.unsigned_abs(), 20);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (left % 10) as u8;
+        left /= 10;
+        if left == 0 {
+            break;
+        }
+    }
+    if n < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
 }
 
 /// A hash as it is shown: reversed.
 fn put_hash(out: &mut Vec<u8>, hash: &Hash) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in hash.iter().rev() {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
+    let mut text = [0; 64];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(hash.iter().rev()) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
     }
+    out.extend_from_slice(&text);
 }
 
 pub(crate) fn put_tx(out: &mut Vec<u8>, tx: &ScriptTx) {
@@ -188,5 +202,20 @@ mod tests {
             },
         );
         assert!(out.len() < LONGEST_ROW, "{}", out.len());
+        assert!(LONGEST_ROW * PIECE + 1000 < weft_listen::SMALL);
+    }
+
+    #[test]
+    fn numbers_and_hashes() {
+        let mut out = Vec::new();
+        for n in [0, 9, 10, -1, 2_100_000_000_000_000, i64::MAX, i64::MIN] {
+            out.clear();
+            put_number(&mut out, n);
+            assert_eq!(out, n.to_string().as_bytes());
+        }
+        out.clear();
+        let hash: Hash = std::array::from_fn(|n| (n * 37) as u8);
+        put_hash(&mut out, &hash);
+        assert_eq!(out, weft_chain::hash::hex(&hash).as_bytes());
     }
 }

@@ -21,7 +21,7 @@ use crate::wire::Lines;
 
 /// Bytes read at a time.
 const READ: usize = 16 << 10;
-/// Answers gathered before they are written: with a piece of a list less than [`SMALL`].
+/// Answers gathered before they are written: with the beginning of a list less than [`SMALL`].
 const GATHER: usize = 32 << 10;
 /// Longest line that may be answered at once.
 const QUICK_LINE: usize = 1 << 10;
@@ -206,6 +206,11 @@ impl Server {
             let mut answers = Answers::default();
             loop {
                 let reply = if session.is_answering() {
+                    if !answers.out.is_empty() {
+                        // A piece is written by itself.
+                        answers.more = true;
+                        break;
+                    }
                     session.go_on()
                 } else {
                     match lines.next(limits.line) {

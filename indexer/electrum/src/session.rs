@@ -11,7 +11,7 @@ use weft_store::ScriptKey;
 use weft_view::script::hex as bytes_hex;
 use weft_view::{Error, Script, View, What};
 
-use crate::json::LongList;
+use crate::json::{self, LongList};
 use crate::limits::Limits;
 use crate::methods::{self, Given};
 use crate::server::Counters;
@@ -169,7 +169,7 @@ impl Session {
         self.cost = 0.0;
         let mut out = Vec::new();
         if let Some(mut list) = self.long.take() {
-            match self.put_piece(&mut list, &mut out) {
+            match self.put_piece(&mut list, &mut out, json::PIECE) {
                 Ok(()) if list.ended() => out.extend_from_slice(b"}\n"),
                 Ok(()) => self.long = Some(list),
                 // Half an answer is out: nothing that follows would be understood.
@@ -182,8 +182,13 @@ impl Session {
         self.reply(out)
     }
 
-    fn put_piece(&mut self, list: &mut LongList, out: &mut Vec<u8>) -> Result<(), Failure> {
-        let rows = list.put(out).map_err(failure)?;
+    fn put_piece(
+        &mut self,
+        list: &mut LongList,
+        out: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<(), Failure> {
+        let rows = list.put(out, most).map_err(failure)?;
         self.cost += rows as f64 / 100.0;
         Ok(())
     }
@@ -191,12 +196,12 @@ impl Session {
     /// Begins a list: all of it where it is short or has to be there as a whole.
     fn begin(&mut self, mut list: LongList, before: usize, whole: bool) -> Result<Begun, Failure> {
         let mut text = Vec::new();
-        self.put_piece(&mut list, &mut text)?;
+        self.put_piece(&mut list, &mut text, json::FIRST)?;
         if !list.ended() && before + list.most_bytes().map_err(failure)? > self.limits.answer {
             return Err(self.answer_too_long());
         }
         while whole && !list.ended() {
-            self.put_piece(&mut list, &mut text)?;
+            self.put_piece(&mut list, &mut text, json::PIECE)?;
         }
         let rest = (!list.ended()).then_some(list);
         Ok((text, rest))
