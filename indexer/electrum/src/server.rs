@@ -6,11 +6,10 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
-use tokio::task::yield_now;
 use tokio::time::sleep;
 use weft_listen::{Bounds, Client, Listener, Means, SMALL, Share, count, counters};
 use weft_view::View;
@@ -124,16 +123,10 @@ impl Server {
         let mut asked = Instant::now();
         // A share of the memory for all, while a long line is coming.
         let mut share = None;
-        // Whether the last question was answered at once.
-        let mut brisk = false;
         loop {
-            let awake = match std::mem::take(&mut brisk) {
-                true => *SPIN,
-                false => Duration::ZERO,
-            };
             let idle = self.bounds.idle.saturating_sub(asked.elapsed());
             tokio::select! {
-                read = read(&mut stream, &mut chunk, awake) => {
+                read = stream.read(&mut chunk) => {
                     let n = read?;
                     if n == 0 {
                         return Err(End::Gone);
@@ -146,7 +139,6 @@ impl Server {
                     if let Some(reply) = quick {
                         lines.clear();
                         asked = Instant::now();
-                        brisk = true;
                         self.write(&mut stream, &reply.out).await?;
                         let wait = budget.spend(reply.cost, &self.limits, Instant::now());
                         if !wait.is_zero() {
@@ -291,25 +283,6 @@ impl Server {
             _ => End::Gone,
         })
     }
-}
-
-static SPIN: std::sync::LazyLock<Duration> = std::sync::LazyLock::new(|| {
-    Duration::from_micros(std::env::var("SPIN").map_or(0, |v| v.parse().unwrap()))
-});
-
-/// Reads what comes, for `awake` without going to sleep.
-async fn read(stream: &mut Client, chunk: &mut [u8], awake: Duration) -> io::Result<usize> {
-    if !awake.is_zero() {
-        let until = Instant::now() + awake;
-        while Instant::now() < until {
-            tokio::select! {
-                biased;
-                read = stream.read(chunk) => return read,
-                () = yield_now() => {}
-            }
-        }
-    }
-    stream.read(chunk).await
 }
 
 #[derive(Debug, Default)]
