@@ -263,6 +263,16 @@ impl View {
         })
     }
 
+    /// Whether the chain has no more coins of a script than the bound.
+    pub fn has_few_coins(&self, script: &Script) -> Result<bool> {
+        let limit = self.limit();
+        let count = self
+            .reader()
+            .moment()
+            .count_unspents(&script.hash, limit + 1)?;
+        Ok(count <= limit)
+    }
+
     /// The Electrum protocol's status of a script, `None` without any transaction, and how many
     /// transactions are in it.
     ///
