@@ -27,7 +27,7 @@ pub(crate) enum Given {
     /// All of it.
     Whole(Vec<u8>),
     /// A list that is still to be read.
-    List(LongList),
+    List(Box<LongList>),
 }
 
 type Answer = Result<Given, Failure>;
@@ -303,7 +303,9 @@ fn scripthash(session: &mut Session, method: &str, script: Script) -> Answer {
         }
         "get_history" => {
             let transactions = session.view.transactions(&script).map_err(failure)?;
-            Ok(Given::List(LongList::new(Rows::Transactions(transactions))))
+            Ok(Given::List(Box::new(LongList::new(Rows::Transactions(
+                transactions,
+            )))))
         }
         "get_mempool" => {
             let pool = session.view.pool_history(&script);
@@ -317,7 +319,7 @@ fn scripthash(session: &mut Session, method: &str, script: Script) -> Answer {
         }
         "listunspent" => {
             let coins = session.view.coins(&script, true).map_err(failure)?;
-            Ok(Given::List(LongList::new(Rows::Coins(coins))))
+            Ok(Given::List(Box::new(LongList::new(Rows::Coins(coins)))))
         }
         "subscribe" => done(session.subscribe_script(script)?),
         _ => done(session.unsubscribe_script(&script).into()),

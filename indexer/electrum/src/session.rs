@@ -57,7 +57,7 @@ struct Subscribed {
 }
 
 /// The text of a list as far as it is written, and what is still to be read.
-type Begun = (Vec<u8>, Option<LongList>);
+type Begun = (Vec<u8>, Option<Box<LongList>>);
 
 /// One client's side of the protocol.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub struct Session {
     /// Whether one was given up because it asks for more than [`FEW_ROWS`]; it comes again.
     pub(crate) gave_up: bool,
     /// The answer under way, a list.
-    long: Option<LongList>,
+    long: Option<Box<LongList>>,
     /// The header last told, and the change up to which headers need not be told.
     header: Option<(Hash, u64)>,
     scripts: HashMap<ScriptKey, Subscribed>,
@@ -195,7 +195,12 @@ impl Session {
     }
 
     /// Begins a list: all of it where it is short or has to be there as a whole.
-    fn begin(&mut self, mut list: LongList, before: usize, whole: bool) -> Result<Begun, Failure> {
+    fn begin(
+        &mut self,
+        mut list: Box<LongList>,
+        before: usize,
+        whole: bool,
+    ) -> Result<Begun, Failure> {
         let mut text = Vec::new();
         self.put_piece(&mut list, &mut text, json::FIRST)?;
         if !list.ended() && before + list.most_bytes().map_err(failure)? > self.limits.answer {

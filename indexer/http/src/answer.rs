@@ -45,7 +45,7 @@ pub struct Answer {
     /// The body, or its beginning.
     pub body: Vec<u8>,
     /// What follows, where the body is a long list.
-    pub rest: Option<CoinList>,
+    pub rest: Option<Box<CoinList>>,
 }
 
 impl Answer {
@@ -450,7 +450,7 @@ fn unspents(view: &View, named: &Named, query: &str) -> Outcome {
     let mut answer = Answer::new(JSON, first);
     if !list.ended() {
         list.check().map_err(failed)?;
-        answer.rest = Some(list);
+        answer.rest = Some(Box::new(list));
     }
     Ok(answer)
 }

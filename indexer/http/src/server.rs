@@ -539,7 +539,7 @@ fn shared(body: Bytes, share: Share) -> Body {
 }
 
 /// A body that begins with `first` and of which the rest is read as the client takes it.
-fn in_pieces(first: Vec<u8>, rest: CoinList, means: Arc<Means>) -> Body {
+fn in_pieces(first: Vec<u8>, rest: Box<CoinList>, means: Arc<Means>) -> Body {
     let state = (Some(Bytes::from(first)), Some(rest), means);
     Body::from_stream(stream::unfold(state, |(first, rest, means)| async move {
         if let Some(first) = first {

@@ -199,6 +199,25 @@ impl Figures {
     }
 }
 
+/// Where the snapshot is kept.
+pub fn file(dir: &Path) -> PathBuf {
+    dir.join("status.json")
+}
+
+impl Snapshot {
+    /// Writes the file, as a whole or not at all.
+    pub fn write(&self, dir: &Path) -> std::io::Result<()> {
+        let (path, new) = (file(dir), dir.join("status.json.new"));
+        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(new, path)
+    }
+
+    /// Reads the file; `None` if there is none or it was written by something else.
+    pub fn read(dir: &Path) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(file(dir)).ok()?).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -223,24 +242,5 @@ mod tests {
             rate.measured(1.0, 500_000 + n * 3_000_000, 2 + n);
         }
         assert!(near(&rate, 3e6) < 0.01);
-    }
-}
-
-/// Where the snapshot is kept.
-pub fn file(dir: &Path) -> PathBuf {
-    dir.join("status.json")
-}
-
-impl Snapshot {
-    /// Writes the file, as a whole or not at all.
-    pub fn write(&self, dir: &Path) -> std::io::Result<()> {
-        let (path, new) = (file(dir), dir.join("status.json.new"));
-        std::fs::write(&new, serde_json::to_vec_pretty(self)?)?;
-        std::fs::rename(new, path)
-    }
-
-    /// Reads the file; `None` if there is none or it was written by something else.
-    pub fn read(dir: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(file(dir)).ok()?).ok()
     }
 }
