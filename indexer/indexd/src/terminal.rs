@@ -50,9 +50,9 @@ impl Bar {
         }
         let style = ProgressStyle::with_template("{wide_bar} {percent}% {msg}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(0).with_style(style.progress_chars("█▌░"));
-        *on_screen() = Some(bar.clone());
-        Some(Self(bar))
+        Some(Self(
+            ProgressBar::new(0).with_style(style.progress_chars("█▌░")),
+        ))
     }
 
     /// Draws how far it is.
@@ -71,6 +71,8 @@ impl Bar {
             "{} of {} blocks  {:.1} MB/s  {left}",
             at.height, at.target, at.mb_per_second
         ));
+        // Only from here on there is one that makes room for lines, and that comes again after them.
+        on_screen().get_or_insert_with(|| self.0.clone());
     }
 }
 

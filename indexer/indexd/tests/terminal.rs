@@ -128,6 +128,7 @@ fn a_terminal_gets_a_bar_with_rate_and_time_left() {
             && line.ends_with(" s left")
     });
     assert!(whole.is_some(), "no bar in {output:?}");
+    assert!(!output.contains("% \x1b"), "a bar of nothing in {output:?}");
     // In the end only the log is there, each line by itself.
     for said in [
         "the index is empty",
