@@ -68,8 +68,7 @@ impl Service {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut client = Client {
-            lines: BufReader::with_capacity(1 << 16, stream),
-            line: Vec::new(),
+            stream: BufReader::with_capacity(1 << 18, stream),
         };
         client.ask("server.version", &json!(["weft-index-bench", "1.4"]))?;
         // Until the index has the tip this is an error.
@@ -77,23 +76,23 @@ impl Service {
         Ok(client)
     }
 
-    /// Milliseconds of each of many calls, sorted, from `clients` connections at once.
+    /// Milliseconds of each of many calls, sorted, from `clients` connections at once: as many as `effort` says of each.
     pub(crate) fn time(
         &self,
         method: &str,
         params: &Value,
         clients: usize,
-        time: Duration,
-        most: usize,
+        effort: &Effort,
     ) -> Result<Vec<f64>> {
         let failed = AtomicBool::new(false);
-        let end = Instant::now() + time;
+        let end = Instant::now() + effort.time;
         let one = || -> Result<Vec<f64>> {
             let mut client = self.client()?;
-            // The first fills the caches.
-            client.ask(method, params)?;
+            if effort.warm {
+                client.ask(method, params)?;
+            }
             let mut times = Vec::new();
-            while times.len() < 3 || Instant::now() < end && times.len() < most {
+            while times.len() < effort.least || Instant::now() < end && times.len() < effort.most {
                 let begun = Instant::now();
                 client.ask(method, params)?;
                 times.push(begun.elapsed().as_secs_f64() * 1e3);
@@ -128,6 +127,44 @@ impl Service {
     }
 }
 
+/// How many times a question is asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Effort {
+    /// Whether one that is not counted goes ahead, to fill the caches.
+    pub warm: bool,
+    /// At least so many times.
+    pub least: usize,
+    /// At most so many times.
+    pub most: usize,
+    /// No further ones after this time.
+    pub time: Duration,
+}
+
+/// Memory of a process as the system has it, megabytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    /// At present.
+    pub now: f64,
+    /// The most so far.
+    pub peak: f64,
+}
+
+impl Service {
+    /// Memory of the service.
+    pub(crate) fn memory(&self) -> Result<Memory> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok());
+            kilobytes.map(|n: f64| n * 1024.0 / 1e6)
+        };
+        Ok(Memory {
+            now: field("VmRSS:").context("the service's memory")?,
+            peak: field("VmHWM:").context("the service's memory")?,
+        })
+    }
+}
+
 impl Drop for Service {
     fn drop(&mut self) {
         // What it would write on a clean stop is not looked at any more.
@@ -138,47 +175,63 @@ impl Drop for Service {
 
 /// A connection.
 pub(crate) struct Client {
-    lines: BufReader<TcpStream>,
-    line: Vec<u8>,
+    stream: BufReader<TcpStream>,
 }
 
-impl Client {
-    fn read(&mut self) -> Result<&[u8]> {
-        self.line.clear();
-        self.lines.read_until(b'\n', &mut self.line)?;
-        ensure!(self.line.ends_with(b"\n"), "the service hung up");
-        Ok(&self.line)
-    }
+/// The beginning of a line that is kept.
+const HEAD: usize = 200;
 
-    /// Asks and waits for the whole answer, which is not taken apart: the client's work is not what is measured.
-    pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Result<()> {
+impl Client {
+    /// Asks and waits for the whole answer, which is neither kept nor taken apart: the client's work and memory are not
+    /// what is measured. Gives its length in bytes.
+    pub(crate) fn ask(&mut self, method: &str, params: &Value) -> Result<u64> {
         let request = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
-        self.lines
+        self.stream
             .get_mut()
             .write_all(format!("{request}\n").as_bytes())?;
         loop {
-            let line = self.read()?;
-            let (head, tail) = (
-                &line[..line.len().min(200)],
-                &line[line.len().saturating_sub(60)..],
-            );
-            let has = |part: &[u8], word: &[u8]| part.windows(word.len()).any(|w| w == word);
-            if has(head, b"\"method\"") {
+            let (head, length) = self.skip_line()?;
+            let has = |word: &[u8]| head.windows(word.len()).any(|w| w == word);
+            if has(b"\"method\"") {
                 continue;
             }
             ensure!(
-                !has(head, b"\"error\":{") && !has(tail, b"\"error\":{"),
+                has(b"\"result\":"),
                 "{method}: {}",
-                String::from_utf8_lossy(head)
+                String::from_utf8_lossy(&head)
             );
-            return Ok(());
+            return Ok(length);
+        }
+    }
+
+    /// Reads a line; gives its beginning and its length.
+    fn skip_line(&mut self) -> Result<(Vec<u8>, u64)> {
+        let (mut head, mut length) = (Vec::new(), 0);
+        loop {
+            let bytes = self.stream.fill_buf()?;
+            ensure!(!bytes.is_empty(), "the service hung up");
+            // `contains` is much faster than a search that tells where.
+            let end = bytes
+                .contains(&b'\n')
+                .then(|| bytes.iter().position(|b| *b == b'\n'))
+                .flatten();
+            let n = end.map_or(bytes.len(), |end| end + 1);
+            let wanted = HEAD.saturating_sub(head.len()).min(n);
+            head.extend_from_slice(&bytes[..wanted]);
+            self.stream.consume(n);
+            length += n as u64;
+            if end.is_some() {
+                return Ok((head, length));
+            }
         }
     }
 
     /// Waits for the next header that is told of without being asked for; its height.
     pub(crate) fn next_header(&mut self) -> Result<u64> {
         loop {
-            let told: Value = serde_json::from_slice(self.read()?)?;
+            let mut line = Vec::new();
+            self.stream.read_until(b'\n', &mut line)?;
+            let told: Value = serde_json::from_slice(&line).context("the service hung up")?;
             if told["method"] == "blockchain.headers.subscribe" {
                 return told["params"][0]["height"]
                     .as_u64()

@@ -14,7 +14,8 @@
 //!   transactions carry 500 to 6000 bytes of data in a witness.
 //!
 //! After these blocks come a few more, the crowd, that pay known scripts 1, 100, 10,000 and 1,000,000
-//! times, to measure queries on. They are in a folder of their own and join the others later.
+//! times, each time in a transaction of its own with change for somebody else, to measure queries on. They are in a
+//! folder of their own and join the others later.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use weft_chain::{Hash, OutPoint, chains, hash, script_hash};
 use weft_forge::{Made, Spend, block, coinbase, genesis, transaction};
 
-/// Numbers of coins that the crowd's scripts have.
+/// Numbers of coins, and of transactions, that the crowd's scripts have.
 pub(crate) const CROWD: [usize; 4] = [1, 100, 10_000, 1_000_000];
 
 /// What was generated; kept beside the block files.
@@ -55,7 +56,7 @@ pub(crate) struct Description {
     pub crowd: Vec<String>,
 }
 
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 const FILE: u64 = 128 << 20;
 const BLOCK: usize = 1_000_000;
 const BUSY: usize = 300;
@@ -234,25 +235,22 @@ pub(crate) fn generate(
             height += 1;
             let mut txs = vec![coinbase(height, 0, &[(50_0000_0000, vec![0x51])])];
             let mut size = 0;
+            g.coins.push(Vec::new());
             while left > 0 && size < BLOCK {
-                // Each payment in a transaction of its own with ten others at most, as wallets see it.
-                let n = left.min(10);
-                let outputs: Vec<_> = (0..n).map(|_| (g.amount(), script.clone())).collect();
-                let Some(coin) = g.take_coin(height) else {
-                    break;
-                };
+                let coin = g.take_coin(height).context("no coin is left")?;
+                let (value, owner) = g.output();
+                let outputs = [(g.amount(), script.clone()), (value, script_of(&owner))];
                 let tx = transaction(&[g.unlock(&coin)], &outputs);
+                if owner.kind != Kind::Data {
+                    g.keep(height, &tx, 1, owner);
+                }
                 size += tx.raw.len();
-                left -= n;
+                left -= 1;
                 txs.push(tx);
-            }
-            if txs.len() == 1 {
-                left = 0;
             }
             let (hash, raw) = block(prev, 1_600_000_000 + height * 600, &txs);
             out.block(&raw)?;
             prev = hash;
-            g.coins.push(Vec::new());
         }
     }
     out.file.flush()?;
@@ -354,16 +352,21 @@ impl Generator {
             .zip(0..)
             .filter(|((_, o), _)| o.kind != Kind::Data)
         {
-            self.alive += 1;
-            self.coins[height as usize].push(Coin {
-                outpoint: OutPoint {
-                    txid: tx.txid,
-                    vout,
-                },
-                owner,
-            });
+            self.keep(height, &tx, vout, owner);
         }
         Some(tx)
+    }
+
+    /// An output is there to be spent.
+    fn keep(&mut self, height: u32, tx: &Made, vout: u32, owner: Owner) {
+        self.alive += 1;
+        self.coins[height as usize].push(Coin {
+            outpoint: OutPoint {
+                txid: tx.txid,
+                vout,
+            },
+            owner,
+        });
     }
 
     fn take_coin(&mut self, height: u32) -> Option<Coin> {

@@ -14,6 +14,22 @@ pub fn sha256(data: &[u8]) -> Hash {
     Sha256::digest(data).into()
 }
 
+/// SHA-256 of what comes in pieces.
+#[derive(Debug, Clone, Default)]
+pub struct Hasher(Sha256);
+
+impl Hasher {
+    /// Appends a piece.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    /// Of all pieces.
+    pub fn finish(self) -> Hash {
+        self.0.finalize().into()
+    }
+}
+
 /// SHA-256 applied twice.
 pub fn sha256d(data: &[u8]) -> Hash {
     sha256d_parts(&[data])

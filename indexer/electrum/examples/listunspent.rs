@@ -1,7 +1,7 @@
 //! Measures `listunspent` over TCP: scripts of 1, 100 and 10,000 coins, 1 and 64 clients, each on
 //! a connection of its own, one question after another. Prints median and 99th percentile.
 //!
-//!     cargo run --release -p weft-electrum --example listunspent [-- SECONDS]
+//!     cargo run --release -p weft-electrum --example listunspent [-- SECONDS [COINS]]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -40,7 +40,10 @@ fn main() {
         stage.mine(&outputs, &[]);
     }
 
+    // As many threads as the service has.
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().div_ceil(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
         .enable_all()
         .build()
         .expect("threads");
@@ -52,8 +55,7 @@ fn main() {
     let workers = std::thread::available_parallelism().map_or(2, usize::from) * 2;
     let settings = Settings {
         limits,
-        workers,
-        memory: 512 << 20,
+        bounds: weft_listen::Config::default().bounds(workers),
         info: Info::default(),
     };
     let server = Server::new(stage.view.clone(), settings);
@@ -70,8 +72,12 @@ fn main() {
     runtime.spawn(server.serve(listener, stopped));
 
     println!("coins  clients  questions/s  p50 ms   p99 ms");
+    let only: Option<u32> = std::env::args().nth(2).and_then(|s| s.parse().ok());
     for coins in [1u32, 100, 10_000] {
         for clients in [1usize, 64] {
+            if only.is_some_and(|only| only != coins) {
+                continue;
+            }
             let time = Duration::from_secs_f64(seconds);
             let start = Instant::now();
             let mut all: Vec<Duration> = std::thread::scope(|scope| {

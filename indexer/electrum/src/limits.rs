@@ -18,10 +18,6 @@ pub struct Limits {
     pub cost_per_second: f64,
     /// Cost it may cause at once.
     pub cost_burst: f64,
-    /// Time without any request after which a client is hung up on.
-    pub idle: Duration,
-    /// Time a client has to take an answer.
-    pub write: Duration,
 }
 
 impl Default for Limits {
@@ -33,8 +29,6 @@ impl Default for Limits {
             answer: 32 << 20,
             cost_per_second: 2000.0,
             cost_burst: 50_000.0,
-            idle: Duration::from_secs(600),
-            write: Duration::from_secs(30),
         }
     }
 }

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 use weft_chain::Hash;
 use weft_chain::hash::{from_hex, hex};
 use weft_view::script::{hex as bytes_hex, unhex};
-use weft_view::{Error, FeeMode, Script};
+use weft_view::{Error, FeeMode, Script, ScriptTx};
 
-use crate::json;
+use crate::json::{self, LongList, Rows};
 use crate::session::{Session, failure};
 use crate::verbose;
 use crate::version;
@@ -21,7 +21,16 @@ pub(crate) const SOFTWARE: &str = concat!("weft-indexd ", env!("CARGO_PKG_VERSIO
 /// Most transactions in a package, as nodes have it.
 const MAX_PACKAGE: usize = 25;
 
-type Answer = Result<Vec<u8>, Failure>;
+/// What a call is answered with: JSON.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// All of it.
+    Whole(Vec<u8>),
+    /// A list that is still to be read.
+    List(Box<LongList>),
+}
+
+type Answer = Result<Given, Failure>;
 
 /// Parameters of one call in order.
 struct Params(Vec<Value>);
@@ -71,7 +80,7 @@ fn bad(message: String) -> Failure {
 }
 
 fn done(value: Value) -> Answer {
-    Ok(value.to_string().into_bytes())
+    Ok(Given::Whole(value.to_string().into_bytes()))
 }
 
 /// Names of a method's parameters; `None` where this version does not have it.
@@ -282,18 +291,35 @@ fn scripthash(session: &mut Session, method: &str, script: Script) -> Answer {
             session.cost += balance.coins as f64 / 100.0;
             done(json!({ "confirmed": balance.confirmed, "unconfirmed": balance.unconfirmed() }))
         }
-        "get_history" => {
+        "get_history" if session.quick => {
             let history = session.view.history(&script);
             let history = history.map_err(|e| too_many(session, e))?;
             session.cost += history.len() as f64 / 100.0;
-            Ok(json::history(&history))
+            let confirmed = history.confirmed.into_iter().map(ScriptTx::Confirmed);
+            let all: Vec<_> = confirmed
+                .chain(history.pool.into_iter().map(ScriptTx::Pool))
+                .collect();
+            Ok(Given::Whole(json::list(&all, json::put_tx)))
         }
-        "get_mempool" => Ok(json::pool_history(&session.view.pool_history(&script))),
-        "listunspent" => {
+        "get_history" => {
+            let transactions = session.view.transactions(&script).map_err(failure)?;
+            Ok(Given::List(Box::new(LongList::new(Rows::Transactions(
+                transactions,
+            )))))
+        }
+        "get_mempool" => {
+            let pool = session.view.pool_history(&script);
+            Ok(Given::Whole(json::list(&pool, json::put_pool_tx)))
+        }
+        "listunspent" if session.quick => {
             let coins = session.view.unspents(&script, true);
             let coins = coins.map_err(|e| too_many(session, e))?;
             session.cost += coins.len() as f64 / 100.0;
-            Ok(json::unspents(&coins))
+            Ok(Given::Whole(json::list(&coins, json::put_coin)))
+        }
+        "listunspent" => {
+            let coins = session.view.coins(&script, true).map_err(failure)?;
+            Ok(Given::List(Box::new(LongList::new(Rows::Coins(coins)))))
         }
         "subscribe" => done(session.subscribe_script(script)?),
         _ => done(session.unsubscribe_script(&script).into()),
@@ -337,7 +363,7 @@ fn transaction(session: &mut Session, method: &str, params: &Params) -> Answer {
             out.push(b'"');
             out.extend_from_slice(bytes_hex(&found.raw).as_bytes());
             out.push(b'"');
-            Ok(out)
+            Ok(Given::Whole(out))
         }
         "get_merkle" => {
             let (txid, height) = (params.hash(0, "tx_hash")?, params.number(1, "height")?);

@@ -6,13 +6,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
-use weft_listen::{Listener, Stream, count, counters};
+use tokio::sync::watch;
+use tokio::time::sleep;
+use weft_listen::{Bounds, Client, Listener, Means, SMALL, Share, count, counters};
 use weft_view::View;
 
 use crate::limits::{Budget, Limits};
@@ -21,15 +20,10 @@ use crate::wire::Lines;
 
 /// Bytes read at a time.
 const READ: usize = 16 << 10;
-/// Answers gathered before they are written.
-const GATHER: usize = 64 << 10;
-/// What a client may hold in unfinished lines, and in an answer it has not taken, without a share
-/// of the memory for all.
-const SMALL: usize = 64 << 10;
+/// Answers gathered before they are written: with the beginning of a list less than [`SMALL`].
+const GATHER: usize = 32 << 10;
 /// Longest line that may be answered at once.
 const QUICK_LINE: usize = 1 << 10;
-/// Unit of that memory.
-const UNIT: usize = 1 << 10;
 
 counters! {
     /// What the server counted.
@@ -46,6 +40,7 @@ counters! {
         dropped_idle_total: "Clients hung up on because they asked nothing for too long.",
         dropped_slow_total: "Clients hung up on because they did not take an answer in time.",
         dropped_memory_total: "Clients hung up on because long lines and answers of all clients took as much memory as they may.",
+        dropped_broken_total: "Clients hung up on because an answer under way could not be read any further.",
         dropped_version_total: "Clients hung up on because there was no version in common.",
     }
 }
@@ -55,10 +50,8 @@ counters! {
 pub struct Settings {
     /// Bounds on each client.
     pub limits: Limits,
-    /// Questions worked on at once.
-    pub workers: usize,
-    /// Bytes that long lines and long answers of all clients may take together.
-    pub memory: usize,
+    /// Those that every server has.
+    pub bounds: Bounds,
     /// What it says of itself.
     pub info: Info,
 }
@@ -69,8 +62,8 @@ pub struct Server {
     view: View,
     limits: Limits,
     info: Arc<Info>,
-    workers: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    bounds: Bounds,
+    means: Means,
     counters: Arc<Counters>,
 }
 
@@ -93,8 +86,8 @@ impl Server {
             view,
             limits: settings.limits,
             info: Arc::new(settings.info),
-            workers: Arc::new(Semaphore::new(settings.workers.max(1))),
-            memory: Arc::new(Semaphore::new(settings.memory / UNIT)),
+            means: Means::new(&settings.bounds),
+            bounds: settings.bounds,
             counters: Arc::default(),
         })
     }
@@ -105,35 +98,18 @@ impl Server {
     }
 
     /// Serves the clients of a listener until `stop` becomes true.
-    pub async fn serve(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
-        let mut clients = JoinSet::new();
-        let for_each = stop.clone();
-        loop {
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => break,
-                accepted = listener.accept() => {
-                    let (server, mut stop) = (self.clone(), for_each.clone());
-                    clients.spawn(async move {
-                        let serve = async {
-                            if let Ok((stream, _pass)) = accepted.open().await {
-                                let _ = server.client(stream).await;
-                            }
-                        };
-                        tokio::select! {
-                            biased;
-                            _ = stop.wait_for(|stop| *stop) => {}
-                            () = serve => {}
-                        }
-                    });
-                }
-                Some(_) = clients.join_next() => {}
+    pub async fn serve(self: Arc<Self>, listener: Listener, stop: watch::Receiver<bool>) {
+        let patience = self.bounds.write;
+        let serve = move |stream| {
+            let server = self.clone();
+            async move {
+                let _ = server.client(stream).await;
             }
-        }
-        while clients.join_next().await.is_some() {}
+        };
+        listener.serve(patience, stop, serve).await;
     }
 
-    async fn client(&self, mut stream: Stream) -> Result<(), End> {
+    async fn client(&self, mut stream: Client) -> Result<(), End> {
         let mut session = Box::new(Session::new(
             self.view.clone(),
             self.info.clone(),
@@ -148,7 +124,7 @@ impl Server {
         // A share of the memory for all, while a long line is coming.
         let mut share = None;
         loop {
-            let idle = self.limits.idle.saturating_sub(asked.elapsed());
+            let idle = self.bounds.idle.saturating_sub(asked.elapsed());
             tokio::select! {
                 read = stream.read(&mut chunk) => {
                     let n = read?;
@@ -217,59 +193,60 @@ impl Server {
         mut session: Box<Session>,
         mut lines: Lines,
     ) -> Result<(Box<Session>, Lines, Answers), End> {
-        let permit = self.workers.clone().acquire_owned().await;
         let (limits, counters) = (self.limits, self.counters.clone());
-        let work = spawn_blocking(move || {
-            let _permit = permit;
+        let work = move || {
             let mut answers = Answers::default();
             loop {
-                match lines.next(limits.line) {
-                    Ok(None) => break,
-                    Ok(Some(line)) => {
-                        answers.asked = true;
-                        if line.iter().all(u8::is_ascii_whitespace) {
-                            continue;
+                let reply = if session.is_answering() {
+                    if !answers.out.is_empty() {
+                        // A piece is written by itself.
+                        answers.more = true;
+                        break;
+                    }
+                    session.go_on()
+                } else {
+                    match lines.next(limits.line) {
+                        Ok(None) => break,
+                        Ok(Some(line)) => {
+                            answers.asked = true;
+                            if line.iter().all(u8::is_ascii_whitespace) {
+                                continue;
+                            }
+                            session.handle(line)
                         }
-                        let mut reply = session.handle(line);
-                        answers.out.append(&mut reply.out);
-                        answers.cost += reply.cost;
-                        if reply.close {
-                            count!(counters.dropped_version_total);
+                        Err(e) => {
+                            count!(counters.dropped_long_line_total);
+                            answers.put(session.too_long(e));
                             answers.close = true;
                             break;
                         }
-                        if answers.out.len() > GATHER {
-                            answers.more = true;
-                            break;
-                        }
                     }
-                    Err(e) => {
-                        count!(counters.dropped_long_line_total);
-                        answers.out.extend_from_slice(&session.too_long(e));
-                        answers.close = true;
-                        break;
-                    }
+                };
+                answers.put(reply.out);
+                answers.cost += reply.cost;
+                answers.close = reply.close;
+                answers.more = answers.out.len() > GATHER;
+                if answers.close || answers.more {
+                    break;
                 }
             }
             (session, lines, answers)
-        });
-        work.await.map_err(|_| End::Gone)
+        };
+        self.means.work(work).await.ok_or(End::Gone)
     }
 
     /// Tells what changed, as much as there is.
     async fn tell(
         &self,
         mut session: Box<Session>,
-        stream: &mut Stream,
+        stream: &mut Client,
     ) -> Result<Box<Session>, End> {
         loop {
-            let permit = self.workers.clone().acquire_owned().await;
-            let work = spawn_blocking(move || {
-                let _permit = permit;
+            let work = move || {
                 let told = session.tell();
                 (session, told)
-            });
-            let (back, (out, more)) = work.await.map_err(|_| End::Gone)?;
+            };
+            let (back, (out, more)) = self.means.work(work).await.ok_or(End::Gone)?;
             session = back;
             self.write(stream, &out).await?;
             if !more {
@@ -279,18 +256,14 @@ impl Server {
     }
 
     /// Memory for something long, or the end of the connection.
-    fn share(&self, bytes: usize) -> Result<OwnedSemaphorePermit, End> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        self.memory
-            .clone()
-            .try_acquire_many_owned(units)
-            .map_err(|_| {
-                count!(self.counters.dropped_memory_total);
-                End::Dropped
-            })
+    fn share(&self, bytes: usize) -> Result<Share, End> {
+        self.means.share(bytes).ok_or_else(|| {
+            count!(self.counters.dropped_memory_total);
+            End::Dropped
+        })
     }
 
-    async fn write(&self, stream: &mut Stream, out: &[u8]) -> Result<(), End> {
+    async fn write(&self, stream: &mut Client, out: &[u8]) -> Result<(), End> {
         if out.is_empty() {
             return Ok(());
         }
@@ -298,17 +271,17 @@ impl Server {
             0..=SMALL => None,
             long => Some(self.share(long)?),
         };
-        let write = async {
-            stream.write_all(out).await?;
-            stream.flush().await
+        let written = match stream.write_all(out).await {
+            Ok(()) => stream.flush().await,
+            failed => failed,
         };
-        match timeout(self.limits.write.max(Duration::from_millis(1)), write).await {
-            Ok(written) => Ok(written?),
-            Err(_) => {
+        written.map_err(|e| match e.kind() {
+            io::ErrorKind::TimedOut => {
                 count!(self.counters.dropped_slow_total);
-                Err(End::Dropped)
+                End::Dropped
             }
-        }
+            _ => End::Gone,
+        })
     }
 }
 
@@ -319,4 +292,13 @@ struct Answers {
     asked: bool,
     close: bool,
     more: bool,
+}
+
+impl Answers {
+    fn put(&mut self, mut text: Vec<u8>) {
+        match self.out.is_empty() {
+            true => self.out = text,
+            false => self.out.append(&mut text),
+        }
+    }
 }

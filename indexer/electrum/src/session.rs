@@ -11,8 +11,9 @@ use weft_store::ScriptKey;
 use weft_view::script::hex as bytes_hex;
 use weft_view::{Error, Script, View, What};
 
+use crate::json::{self, LongList};
 use crate::limits::Limits;
-use crate::methods;
+use crate::methods::{self, Given};
 use crate::server::Counters;
 use crate::version::{self, Version};
 use crate::wire::{self, BAD_REQUEST, Call, Failure, INTERNAL, Request};
@@ -38,8 +39,10 @@ pub struct Info {
 /// What a line gave.
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// Lines for the client, each with its end.
+    /// Lines for the client, each with its end; the end of the last may follow.
     pub out: Vec<u8>,
+    /// Whether the last line goes on with [`Session::go_on`], which is to be called before anything else.
+    pub more: bool,
     /// Whether to hang up after them.
     pub close: bool,
     /// What it cost.
@@ -52,6 +55,9 @@ struct Subscribed {
     hash: Hash,
     status: Option<Hash>,
 }
+
+/// The text of a list as far as it is written, and what is still to be read.
+type Begun = (Vec<u8>, Option<Box<LongList>>);
 
 /// One client's side of the protocol.
 #[derive(Debug)]
@@ -69,6 +75,8 @@ pub struct Session {
     pub(crate) quick: bool,
     /// Whether one was given up because it asks for more than [`FEW_ROWS`]; it comes again.
     pub(crate) gave_up: bool,
+    /// The answer under way, a list.
+    long: Option<Box<LongList>>,
     /// The header last told, and the change up to which headers need not be told.
     header: Option<(Hash, u64)>,
     scripts: HashMap<ScriptKey, Subscribed>,
@@ -93,6 +101,7 @@ impl Session {
             cost: 0.0,
             quick: false,
             gave_up: false,
+            long: None,
             header: None,
             scripts: HashMap::new(),
             dirty: HashSet::new(),
@@ -124,25 +133,93 @@ impl Session {
         let script = methods::asked_of_rows(&request)?;
         let few = self.view.within(FEW_ROWS);
         // A balance is a sum over all coins.
-        if request.method.ends_with("balance") && few.unspents(&few.script(script), false).is_err()
+        if request.method.ends_with("balance")
+            && !few.has_few_coins(&few.script(script)).unwrap_or(false)
         {
             return None;
         }
         let all = std::mem::replace(&mut self.view, few);
         (self.cost, self.quick, self.gave_up) = (0.0, true, false);
         let mut out = Vec::new();
-        self.one(Ok(request), &mut out);
+        self.one(Ok(request), &mut out, false);
         self.view = all;
         self.quick = false;
         if std::mem::take(&mut self.gave_up) {
             return None;
         }
         out.push(b'\n');
-        Some(Reply {
+        Some(self.reply(out))
+    }
+
+    fn reply(&self, out: Vec<u8>) -> Reply {
+        Reply {
             out,
+            more: self.long.is_some(),
             close: self.close,
             cost: self.cost,
-        })
+        }
+    }
+
+    /// Whether an answer is under way.
+    pub fn is_answering(&self) -> bool {
+        self.long.is_some()
+    }
+
+    /// The next piece of the answer under way.
+    pub fn go_on(&mut self) -> Reply {
+        self.cost = 0.0;
+        let mut out = Vec::new();
+        if let Some(mut list) = self.long.take() {
+            match self.put_piece(&mut list, &mut out, json::PIECE) {
+                Ok(()) if list.ended() => out.extend_from_slice(b"}\n"),
+                Ok(()) => self.long = Some(list),
+                // Half an answer is out: nothing that follows would be understood.
+                Err(_) => {
+                    count!(self.counters.dropped_broken_total);
+                    self.close = true;
+                }
+            }
+        }
+        self.reply(out)
+    }
+
+    fn put_piece(
+        &mut self,
+        list: &mut LongList,
+        out: &mut Vec<u8>,
+        most: usize,
+    ) -> Result<(), Failure> {
+        let rows = list.put(out, most).map_err(failure)?;
+        self.cost += rows as f64 / 100.0;
+        Ok(())
+    }
+
+    /// Begins a list: all of it where it is short or has to be there as a whole.
+    fn begin(
+        &mut self,
+        mut list: Box<LongList>,
+        before: usize,
+        whole: bool,
+    ) -> Result<Begun, Failure> {
+        let mut text = Vec::new();
+        self.put_piece(&mut list, &mut text, json::FIRST)?;
+        if !list.ended() && before + list.most_bytes().map_err(failure)? > self.limits.answer {
+            return Err(self.answer_too_long());
+        }
+        while whole && !list.ended() {
+            self.put_piece(&mut list, &mut text, json::PIECE)?;
+        }
+        let rest = (!list.ended()).then_some(list);
+        Ok((text, rest))
+    }
+
+    fn answer_too_long(&self) -> Failure {
+        count!(self.counters.answers_too_long_total);
+        let most = self.limits.answer;
+        Failure::new(
+            BAD_REQUEST,
+            format!("the answer would be longer than {most} bytes"),
+        )
     }
 
     /// Answers a line.
@@ -150,7 +227,7 @@ impl Session {
         self.cost = 0.0;
         let mut out = Vec::new();
         match wire::read(line, self.limits.batch) {
-            Call::One(request) => self.one(request, &mut out),
+            Call::One(request) => self.one(request, &mut out, true),
             Call::Batch(requests) => {
                 out.push(b'[');
                 for request in requests {
@@ -159,7 +236,7 @@ impl Session {
                         out.push(b',');
                     }
                     let start = out.len();
-                    self.one(request, &mut out);
+                    self.one(request, &mut out, false);
                     if out.len() == start {
                         out.truncate(before);
                     }
@@ -171,14 +248,10 @@ impl Session {
                 }
             }
         }
-        if !out.is_empty() {
+        if !out.is_empty() && self.long.is_none() {
             out.push(b'\n');
         }
-        Reply {
-            out,
-            close: self.close,
-            cost: self.cost,
-        }
+        self.reply(out)
     }
 
     /// Says that a line was too long, before hanging up.
@@ -190,7 +263,13 @@ impl Session {
         out
     }
 
-    fn one(&mut self, request: Result<Request, (Value, Failure)>, out: &mut Vec<u8>) {
+    /// Appends the answer to a request, or its beginning where that is long and `in_pieces`.
+    fn one(
+        &mut self,
+        request: Result<Request, (Value, Failure)>,
+        out: &mut Vec<u8>,
+        in_pieces: bool,
+    ) {
         self.cost += 1.0;
         let (id, method, params) = match request {
             Ok(Request { id, method, params }) => (id, method, params),
@@ -208,17 +287,25 @@ impl Session {
         count!(self.counters.requests_total);
         self.spoke = true;
         let Some(id) = id else { return };
-        let answer = answer.and_then(|result| {
-            if out.len() + result.len() > self.limits.answer {
-                count!(self.counters.answers_too_long_total);
-                let most = self.limits.answer;
-                let message = format!("the answer would be longer than {most} bytes");
-                return Err(Failure::new(BAD_REQUEST, message));
+        let answer = answer.and_then(|given| {
+            let (text, rest) = match given {
+                Given::Whole(text) => (text, None),
+                Given::List(list) => self.begin(list, out.len(), !in_pieces)?,
+            };
+            if out.len() + text.len() > self.limits.answer {
+                return Err(self.answer_too_long());
             }
-            Ok(result)
+            Ok((text, rest))
         });
         match answer {
-            Ok(result) => wire::put_result(out, &id, &result),
+            Ok((text, rest)) => {
+                wire::begin_result(out, &id);
+                out.extend_from_slice(&text);
+                self.long = rest;
+                if self.long.is_none() {
+                    out.push(b'}');
+                }
+            }
             Err(failure) => {
                 count!(self.counters.errors_total);
                 wire::put_failure(out, &id, &failure);
@@ -242,6 +329,7 @@ impl Session {
                 Ok(version)
             }
             None => {
+                count!(self.counters.dropped_version_total);
                 self.close = true;
                 let message = format!(
                     "unsupported protocol version: this server speaks {} to {} and 1.6{}",
@@ -275,9 +363,8 @@ impl Session {
             let message = format!("there may be {most} subscriptions, and there are");
             return Err(Failure::new(BAD_REQUEST, message));
         }
-        let history = self.view.history(&script).map_err(failure)?;
-        self.cost += history.len() as f64 / 100.0;
-        let status = history.status();
+        let (status, rows) = self.view.status(&script).map_err(failure)?;
+        self.cost += rows as f64 / 100.0;
         let hash = script.hash;
         self.scripts.insert(script.key, Subscribed { hash, status });
         Ok(status_json(status))
@@ -375,8 +462,8 @@ impl Session {
         let Some(known) = self.scripts.get(&key).copied() else {
             return;
         };
-        let history = match self.view.history(&self.view.script(known.hash)) {
-            Ok(history) => history,
+        let status = match self.view.status(&self.view.script(known.hash)) {
+            Ok((status, _)) => status,
             Err(Error::TooMany { .. }) => {
                 count!(self.counters.subscriptions_dropped_total);
                 self.scripts.remove(&key);
@@ -387,7 +474,6 @@ impl Session {
                 return;
             }
         };
-        let status = history.status();
         if status == known.status {
             return;
         }

@@ -220,13 +220,11 @@ pub fn positional(params: Value, names: &[&str], lenient: bool) -> Result<Vec<Va
     }
 }
 
-/// Appends an answer: `result` is JSON already.
-pub fn put_result(out: &mut Vec<u8>, id: &Value, result: &[u8]) {
+/// Begins an answer: what follows is its result, JSON, and a brace.
+pub fn begin_result(out: &mut Vec<u8>, id: &Value) {
     out.extend_from_slice(b"{\"jsonrpc\":\"2.0\",\"id\":");
     put(out, id);
     out.extend_from_slice(b",\"result\":");
-    out.extend_from_slice(result);
-    out.push(b'}');
 }
 
 /// Appends an error.

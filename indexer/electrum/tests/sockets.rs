@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use weft_chain::hash::hex;
 use weft_chain::script_hash;
 use weft_electrum::{Info, Limits, Server, Settings};
-use weft_listen::{Gate, Limits as ClientLimits, Listener, tls};
+use weft_listen::{Bounds, Config as ServerConfig, Gate, Limits as ClientLimits, Listener, tls};
 use weft_stage::{Stage, script};
 
 struct House {
@@ -28,8 +28,11 @@ struct House {
 fn settings(limits: Limits) -> Settings {
     Settings {
         limits,
-        workers: 2,
-        memory: 16 << 20,
+        bounds: Bounds {
+            workers: 2,
+            memory: 16 << 20,
+            ..ServerConfig::default().bounds(2)
+        },
         info: Info::default(),
     }
 }
@@ -246,12 +249,10 @@ fn long_lines_of_many_clients_share_their_memory() {
 
 #[test]
 fn idle_and_slow_clients_are_hung_up_on() {
-    let limits = Limits {
-        idle: Duration::from_millis(700),
-        write: Duration::from_millis(500),
-        ..Limits::default()
-    };
-    let mut house = House::new(settings(limits), MANY);
+    let mut settings = settings(Limits::default());
+    settings.bounds.idle = Duration::from_millis(700);
+    settings.bounds.write = Duration::from_millis(500);
+    let mut house = House::new(settings, MANY);
     for _ in 0..20 {
         let outputs: Vec<_> = (0..1500).map(|n| (n, script(1))).collect();
         house.stage.mine(&outputs, &[]);
@@ -276,6 +277,55 @@ fn idle_and_slow_clients_are_hung_up_on() {
     let mut quick = house.connect();
     let coins = quick.ask("blockchain.scripthash.listunspent", json!([name]));
     assert_eq!(coins["result"].as_array().unwrap().len(), 30_000);
+}
+
+/// Resident memory of this process, bytes.
+fn memory() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// Forty answers of 8 MB, with 16 MB of memory for what is long: a list costs a piece of it at a time, and is what it was
+/// when it was asked for.
+#[test]
+fn long_lists_of_many_slow_clients_cost_little_memory() {
+    let mut house = House::new(settings(Limits::default()), MANY);
+    const COINS: usize = 60_000;
+    for _ in 0..20 {
+        let outputs: Vec<_> = (0..COINS / 20).map(|n| (n as u64, script(1))).collect();
+        house.stage.mine(&outputs, &[]);
+    }
+    let name = hex(&script_hash(&script(1)));
+    let before = memory();
+    let mut wires: Vec<Wire> = (0..40).map(|_| house.connect()).collect();
+    for (n, wire) in wires.iter_mut().enumerate() {
+        let method = ["listunspent", "get_history"][n % 8 / 7];
+        let ask =
+            json!({"id": n, "method": format!("blockchain.scripthash.{method}"), "params": [name]});
+        wire.stream
+            .write_all(format!("{ask}\n").as_bytes())
+            .unwrap();
+        // The answer has begun.
+        assert_eq!(wire.lines.fill_buf().unwrap()[0], b'{');
+    }
+    house.stage.mine(&[(1, script(1))], &[]);
+    assert!(house.connect().works(), "others are served meanwhile");
+    let most = memory();
+    for (n, wire) in wires.iter_mut().enumerate() {
+        let answer = wire.line().expect("a whole answer");
+        assert_eq!(answer["id"], n);
+        let rows = answer["result"].as_array().unwrap().len();
+        assert_eq!(rows, [COINS, 20][n % 8 / 7]);
+    }
+    assert_eq!(house.counted("electrum_dropped_memory_total"), 0);
+    // Other tests run beside this one.
+    let grown = most.saturating_sub(before) >> 20;
+    assert!(grown < 100, "{grown} MB for 300 MB of answers");
+    let coins = house
+        .connect()
+        .ask("blockchain.scripthash.listunspent", json!([name]));
+    assert_eq!(coins["result"].as_array().unwrap().len(), COINS + 1);
 }
 
 #[test]

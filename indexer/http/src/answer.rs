@@ -8,6 +8,7 @@ use weft_view::script::{hex as bytes_hex, unhex};
 use weft_view::{Error, FeeMode, Script, Stats, View};
 
 use crate::block_json;
+use crate::coins::CoinList;
 use crate::merkle_block::merkle_block;
 use crate::route::{BadPath, Named, Route};
 use crate::tx_json;
@@ -33,7 +34,7 @@ const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
 
 /// An answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
@@ -41,8 +42,10 @@ pub struct Answer {
     pub kind: &'static str,
     /// Seconds it may be kept by caches; 0 for not at all.
     pub keep: u32,
-    /// The body.
+    /// The body, or its beginning.
     pub body: Vec<u8>,
+    /// What follows, where the body is a long list.
+    pub rest: Option<Box<CoinList>>,
 }
 
 impl Answer {
@@ -52,6 +55,7 @@ impl Answer {
             kind,
             keep: 0,
             body: body.into(),
+            rest: None,
         }
     }
 
@@ -69,6 +73,19 @@ impl Answer {
             status,
             ..Self::text(text)
         }
+    }
+
+    /// Reads what follows the beginning of the body, so that the body is all there.
+    ///
+    /// # Errors
+    /// The rest cannot be read.
+    pub fn read_rest(&mut self) -> weft_view::Result<()> {
+        if let Some(mut rest) = self.rest.take() {
+            while let Some(piece) = rest.next()? {
+                self.body.extend_from_slice(piece.as_bytes());
+            }
+        }
+        Ok(())
     }
 
     fn kept(self, keep: u32) -> Self {
@@ -427,24 +444,15 @@ fn unspents(view: &View, named: &Named, query: &str) -> Outcome {
         Some("false" | "0") => false,
         Some(_) => return Err(Answer::error(400, "mempool should be true or false")),
     };
-    let list = view.read(|| {
-        let coins = view.unspents(&script, with_pool)?;
-        let mut out = Vec::with_capacity(coins.len());
-        for coin in coins {
-            let confirmed = match coin.txnum {
-                Some(txnum) => view.confirmed(txnum)?,
-                None => None,
-            };
-            out.push(json!({
-                "txid": hex(&coin.outpoint.txid),
-                "vout": coin.outpoint.vout,
-                "status": tx_json::status(confirmed),
-                "value": coin.value,
-            }));
-        }
-        Ok(out)
-    });
-    Ok(Answer::json(&Value::Array(list.map_err(failed)?)))
+    let list = view.coins(&script, with_pool).map(CoinList::new);
+    let mut list = list.map_err(failed)?;
+    let first = list.next().map_err(failed)?.unwrap_or_default();
+    let mut answer = Answer::new(JSON, first);
+    if !list.ended() {
+        list.check().map_err(failed)?;
+        answer.rest = Some(Box::new(list));
+    }
+    Ok(answer)
 }
 
 fn blocks(view: &View, from: Option<u32>) -> Outcome {

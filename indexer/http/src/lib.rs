@@ -5,6 +5,7 @@
 
 pub mod answer;
 mod block_json;
+mod coins;
 mod merkle_block;
 pub mod route;
 pub mod server;

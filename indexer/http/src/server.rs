@@ -16,19 +16,15 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
-use weft_listen::{Listener, Patient, count, counters};
+use weft_listen::{Bounds, Client, Listener, Means, SMALL, Share, count, counters};
 use weft_view::View;
 
 use crate::answer::{Answer, answer, catching_up};
+use crate::coins::CoinList;
 use crate::route::{self, Route};
 use crate::stream::{self as changes, Stream, StreamCounters, StreamLimits, Told};
 
-/// What a body may have without a share of the memory for all.
-const SMALL: usize = 64 << 10;
-/// Unit of that memory.
-const UNIT: usize = 1 << 10;
 /// A stream says at least this often that it is alive.
 const ALIVE: Duration = Duration::from_secs(20);
 
@@ -49,20 +45,14 @@ counters! {
 /// How the server is set up.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Questions worked on at once.
-    pub workers: usize,
-    /// Bytes that long bodies and long answers of all clients may take together.
-    pub memory: usize,
+    /// Those that every server has.
+    pub bounds: Bounds,
     /// Longest body of a request, bytes.
     pub body: usize,
     /// Most streams at a time.
     pub streams: usize,
     /// Bounds on each stream.
     pub stream: StreamLimits,
-    /// Time for a request's head to come, also for the next one of a connection.
-    pub idle: Duration,
-    /// Time a client has to take what is written.
-    pub write: Duration,
     /// Pages of which sites may ask: `*`, one origin, or none.
     pub cors: Option<String>,
 }
@@ -70,13 +60,10 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            workers: 4,
-            memory: 128 << 20,
+            bounds: weft_listen::Config::default().bounds(4),
             body: 2 << 20,
             streams: 1000,
             stream: StreamLimits::default(),
-            idle: Duration::from_secs(60),
-            write: Duration::from_secs(30),
             cors: None,
         }
     }
@@ -87,8 +74,7 @@ impl Default for Settings {
 pub struct Server {
     view: View,
     settings: Settings,
-    workers: Arc<Semaphore>,
-    memory: Arc<Semaphore>,
+    means: Arc<Means>,
     streams: Arc<Semaphore>,
     counters: Counters,
     stream_counters: Arc<StreamCounters>,
@@ -99,8 +85,7 @@ impl Server {
     pub fn new(view: View, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
             view,
-            workers: Arc::new(Semaphore::new(settings.workers.max(1))),
-            memory: Arc::new(Semaphore::new(settings.memory / UNIT)),
+            means: Arc::new(Means::new(&settings.bounds)),
             streams: Arc::new(Semaphore::new(settings.streams)),
             settings,
             counters: Counters::default(),
@@ -119,42 +104,22 @@ impl Server {
     }
 
     /// Serves the clients of a listener until `stop` becomes true.
-    pub async fn serve(self: Arc<Self>, listener: Listener, mut stop: watch::Receiver<bool>) {
+    pub async fn serve(self: Arc<Self>, listener: Listener, stop: watch::Receiver<bool>) {
         let router = Router::new().fallback(entry).with_state(self.clone());
-        let mut clients = JoinSet::new();
-        let for_each = stop.clone();
-        loop {
-            tokio::select! {
-                biased;
-                _ = stop.wait_for(|stop| *stop) => break,
-                accepted = listener.accept() => {
-                    let (server, router, mut stop) = (self.clone(), router.clone(), for_each.clone());
-                    clients.spawn(async move {
-                        let serve = async {
-                            if let Ok((stream, _pass)) = accepted.open().await {
-                                server.client(stream, router).await;
-                            }
-                        };
-                        tokio::select! {
-                            biased;
-                            _ = stop.wait_for(|stop| *stop) => {}
-                            () = serve => {}
-                        }
-                    });
-                }
-                Some(_) = clients.join_next() => {}
-            }
-        }
-        while clients.join_next().await.is_some() {}
+        let patience = self.settings.bounds.write;
+        let serve = move |client| {
+            let (server, router) = (self.clone(), router.clone());
+            async move { server.client(client, router).await }
+        };
+        listener.serve(patience, stop, serve).await;
     }
 
-    async fn client(&self, stream: weft_listen::Stream, router: Router) {
-        let stream = TokioIo::new(Patient::new(stream, self.settings.write));
+    async fn client(&self, client: Client, router: Router) {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.settings.idle)
+            .header_read_timeout(self.settings.bounds.idle)
             .max_buf_size(SMALL)
-            .serve_connection(stream, TowerToHyperService::new(router))
+            .serve_connection(TokioIo::new(client), TowerToHyperService::new(router))
             .with_upgrades();
         if let Err(e) = connection.await {
             use std::error::Error as _;
@@ -166,9 +131,8 @@ impl Server {
     }
 
     /// Memory for something long.
-    fn share(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let units = u32::try_from(bytes.div_ceil(UNIT)).ok()?;
-        let share = self.memory.clone().try_acquire_many_owned(units).ok();
+    fn share(&self, bytes: usize) -> Option<Share> {
+        let share = self.means.share(bytes);
         if share.is_none() {
             count!(self.counters.refused_memory_total);
         }
@@ -223,17 +187,12 @@ impl Server {
                     Ok(body) => body,
                     Err(refused) => return self.finish(refused, origin.as_ref()),
                 };
-                let (view, permit) = (
-                    self.view.clone(),
-                    self.workers.clone().acquire_owned().await,
-                );
-                let work = spawn_blocking(move || {
-                    let _permit = permit;
-                    answer(&view, &route, &query, &body.0)
-                });
-                let answer = work
-                    .await
-                    .unwrap_or_else(|_| Answer::error(500, "the question could not be worked on"));
+                let view = self.view.clone();
+                let work = move || answer(&view, &route, &query, &body.0);
+                let answer =
+                    self.means.work(work).await.unwrap_or_else(|| {
+                        Answer::error(500, "the question could not be worked on")
+                    });
                 self.finish(answer, origin.as_ref())
             }
         }
@@ -244,7 +203,7 @@ impl Server {
         &self,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, Option<OwnedSemaphorePermit>), Answer> {
+    ) -> Result<(Bytes, Option<Share>), Answer> {
         let length = headers
             .get(header::CONTENT_LENGTH)
             .and_then(|v| v.to_str().ok());
@@ -267,7 +226,7 @@ impl Server {
             0..=SMALL => None,
             long => Some(self.share(long).ok_or_else(busy)?),
         };
-        match timeout(self.settings.write, to_bytes(body, length)).await {
+        match timeout(self.settings.bounds.write, to_bytes(body, length)).await {
             Ok(Ok(bytes)) => Ok((bytes, share)),
             Ok(Err(_)) => Err(too_long()),
             Err(_) => {
@@ -296,9 +255,10 @@ impl Server {
             keep => HeaderValue::from_str(&format!("public, max-age={keep}"))
                 .unwrap_or(HeaderValue::from_static("no-store")),
         };
-        let body = match share {
-            None => Body::from(answer.body),
-            Some(share) => shared(answer.body.into(), share),
+        let body = match (share, answer.rest) {
+            (_, Some(rest)) => in_pieces(answer.body, rest, self.means.clone()),
+            (None, None) => Body::from(answer.body),
+            (Some(share), None) => shared(answer.body.into(), share),
         };
         let status =
             StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -370,13 +330,11 @@ impl Server {
         mut stream: Box<Stream>,
         work: impl FnOnce(&mut Stream) -> T + Send + 'static,
     ) -> Option<(Box<Stream>, T)> {
-        let permit = self.workers.clone().acquire_owned().await;
-        let work = spawn_blocking(move || {
-            let _permit = permit;
+        let work = move || {
             let out = work(&mut stream);
             (stream, out)
-        });
-        work.await.ok()
+        };
+        self.means.work(work).await
     }
 
     async fn events(self: Arc<Self>, query: &str, headers: &HeaderMap) -> Response {
@@ -509,7 +467,7 @@ impl Server {
 
     /// Sends one message; false if the client is gone or too slow.
     async fn send(&self, sink: &mut (impl SinkExt<Message> + Unpin), message: Message) -> bool {
-        match timeout(self.settings.write, sink.send(message)).await {
+        match timeout(self.settings.bounds.write, sink.send(message)).await {
             Ok(sent) => sent.is_ok(),
             Err(_) => {
                 count!(self.counters.dropped_slow_total);
@@ -569,7 +527,7 @@ fn sse(told: &[Told]) -> Vec<u8> {
 }
 
 /// A long body in pieces, which gives its share of memory back when it is gone.
-fn shared(body: Bytes, share: OwnedSemaphorePermit) -> Body {
+fn shared(body: Bytes, share: Share) -> Body {
     let state = (body, share);
     Body::from_stream(stream::unfold(state, |(mut rest, share)| async move {
         if rest.is_empty() {
@@ -577,6 +535,30 @@ fn shared(body: Bytes, share: OwnedSemaphorePermit) -> Body {
         }
         let piece = rest.split_to(rest.len().min(SMALL));
         Some((Ok::<_, Infallible>(piece), (rest, share)))
+    }))
+}
+
+/// A body that begins with `first` and of which the rest is read as the client takes it.
+fn in_pieces(first: Vec<u8>, rest: Box<CoinList>, means: Arc<Means>) -> Body {
+    let state = (Some(Bytes::from(first)), Some(rest), means);
+    Body::from_stream(stream::unfold(state, |(first, rest, means)| async move {
+        if let Some(first) = first {
+            return Some((Ok(first), (None, rest, means)));
+        }
+        let mut rest = rest?;
+        let work = means.work(move || rest.next().map(|piece| (piece, rest)));
+        match work.await {
+            Some(Ok((Some(piece), rest))) => {
+                Some((Ok(Bytes::from(piece)), (None, Some(rest), means)))
+            }
+            Some(Ok((None, _))) => None,
+            // The head is sent: only an end before the last piece tells.
+            failed => {
+                tracing::error!("an answer ends early: {:?}", failed.map(|f| f.err()));
+                let broken = io::Error::other("the answer cannot be read any further");
+                Some((Err(broken), (None, None, means)))
+            }
+        }
     }))
 }
 

@@ -299,7 +299,7 @@ impl Stream {
             let status = if place.is_some() {
                 None
             } else {
-                let status = self.view.history(&script).map_err(failed)?.status();
+                let (status, _) = self.view.status(&script).map_err(failed)?;
                 statuses.push(json!({ "script": name, "status": status_json(status) }));
                 Some(status)
             };
@@ -589,8 +589,8 @@ impl Stream {
                 continue;
             };
             let script = self.view.script(watched.hash);
-            let status = match self.view.history(&script) {
-                Ok(history) => history.status(),
+            let status = match self.view.status(&script) {
+                Ok((status, _)) => status,
                 Err(e @ Error::TooMany { .. }) => {
                     let body = json!({ "script": watched.name, "message": e.to_string() });
                     self.scripts.remove(&key);

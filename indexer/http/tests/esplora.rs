@@ -11,10 +11,12 @@ use weft_view::script::hex as bytes_hex;
 
 fn post(stage: &Stage, method: &str, path: &str, body: &str) -> Answer {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    match route::parse(method, path) {
+    let mut answer = match route::parse(method, path) {
         Ok(route) => answer(&stage.view, &route, query, body.as_bytes()),
         Err(bad) => Answer::bad_path(&bad),
-    }
+    };
+    answer.read_rest().unwrap();
+    answer
 }
 
 fn text(stage: &Stage, path: &str) -> String {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 use weft_chain::{Chain, chains};
-use weft_listen::{Limits as ClientLimits, tls::Pair};
+use weft_listen::Config as Server;
 use weft_source::rpc::Auth;
 use weft_source::{Kind, Settings};
 use weft_store::Options;
 use weft_view::Bounds;
+
+use crate::section::{Section, SectionOf};
 
 /// What `weft-indexd init` writes: every setting with its default, explained.
 pub const COMMENTED_DEFAULT: &str = include_str!("default.toml");
@@ -33,10 +35,10 @@ pub struct Config {
     pub metrics: Metrics,
     /// The Electrum protocol.
     #[serde(default)]
-    pub electrum: Electrum,
+    pub electrum: Section<Electrum>,
     /// The Esplora interface and the stream of changes.
     #[serde(default)]
-    pub http: Http,
+    pub http: Section<Http>,
 }
 
 /// Section `[node]`.
@@ -66,75 +68,44 @@ pub struct Index {
     max_rows: usize,
 }
 
-/// Section `[electrum]`.
+/// Section `[electrum]`, without what all servers have.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Electrum {
-    /// Where to listen without TLS; not at all if absent.
-    pub listen: Option<SocketAddr>,
-    /// Where to listen with TLS; not at all if absent.
-    pub tls_listen: Option<SocketAddr>,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
     banner: String,
     donation_address: String,
     host: Option<String>,
-    max_clients: usize,
-    max_clients_per_address: usize,
     max_subscriptions: usize,
     max_line_kb: usize,
     max_batch: usize,
     answer_mb: usize,
-    memory_mb: usize,
     cost_per_second: f64,
     cost_burst: f64,
-    idle_seconds: u64,
-    write_seconds: u64,
 }
 
-/// Section `[http]`.
+/// Section `[http]`, without what all servers have.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
-    /// Where to listen without TLS; not at all if absent.
-    pub listen: Option<SocketAddr>,
-    /// Where to listen with TLS; not at all if absent.
-    pub tls_listen: Option<SocketAddr>,
-    tls_cert: Option<PathBuf>,
-    tls_key: Option<PathBuf>,
     cors: Option<String>,
-    max_clients: usize,
-    max_clients_per_address: usize,
     max_streams: usize,
     max_scripts: usize,
     max_body_kb: usize,
-    memory_mb: usize,
-    idle_seconds: u64,
-    write_seconds: u64,
 }
 
 impl Default for Electrum {
     fn default() -> Self {
         let limits = weft_electrum::Limits::default();
         Self {
-            listen: None,
-            tls_listen: None,
-            tls_cert: None,
-            tls_key: None,
             banner: "Welcome to a Weft coin index.".into(),
             donation_address: String::new(),
             host: None,
-            max_clients: 1000,
-            max_clients_per_address: 200,
             max_subscriptions: limits.subscriptions,
             max_line_kb: limits.line >> 10,
             max_batch: limits.batch,
             answer_mb: limits.answer >> 20,
-            memory_mb: 128,
             cost_per_second: limits.cost_per_second,
             cost_burst: limits.cost_burst,
-            idle_seconds: limits.idle.as_secs(),
-            write_seconds: limits.write.as_secs(),
         }
     }
 }
@@ -143,21 +114,28 @@ impl Default for Http {
     fn default() -> Self {
         let settings = weft_http::Settings::default();
         Self {
-            listen: None,
-            tls_listen: None,
-            tls_cert: None,
-            tls_key: None,
             cors: None,
-            max_clients: 1000,
-            max_clients_per_address: 200,
             max_streams: settings.streams,
             max_scripts: settings.stream.scripts,
             max_body_kb: settings.body >> 10,
-            memory_mb: settings.memory >> 20,
-            idle_seconds: settings.idle.as_secs(),
-            write_seconds: settings.write.as_secs(),
         }
     }
+}
+
+impl SectionOf for Electrum {
+    const NAME: &'static str = "electrum";
+
+    fn server() -> Server {
+        Server {
+            // Wallets stay for what they are told.
+            idle_seconds: 600,
+            ..Server::default()
+        }
+    }
+}
+
+impl SectionOf for Http {
+    const NAME: &'static str = "http";
 }
 
 /// Section `[metrics]`.
@@ -197,15 +175,8 @@ impl Config {
         if let Some(parent) = path.parent() {
             config.index.dir = parent.join(&config.index.dir);
             config.node.datadir = config.node.datadir.map(|dir| parent.join(dir));
-            let (electrum, http) = (&mut config.electrum, &mut config.http);
-            for file in [
-                &mut electrum.tls_cert,
-                &mut electrum.tls_key,
-                &mut http.tls_cert,
-                &mut http.tls_key,
-            ] {
-                *file = file.take().map(|file| parent.join(file));
-            }
+            config.electrum.server.relative_to(parent);
+            config.http.server.relative_to(parent);
         }
         Ok(config)
     }
@@ -267,15 +238,10 @@ impl Config {
     }
 
     fn check_servers(&self) -> Result<()> {
-        let (e, h) = (&self.electrum, &self.http);
+        self.electrum.check()?;
+        self.http.check()?;
+        let (e, h) = (&self.electrum.own, &self.http.own);
         let ranges = [
-            ("electrum.max_clients", e.max_clients as u64, 1, 1 << 20),
-            (
-                "electrum.max_clients_per_address",
-                e.max_clients_per_address as u64,
-                1,
-                1 << 20,
-            ),
             (
                 "electrum.max_subscriptions",
                 e.max_subscriptions as u64,
@@ -285,22 +251,9 @@ impl Config {
             ("electrum.max_line_kb", e.max_line_kb as u64, 1, 65_536),
             ("electrum.max_batch", e.max_batch as u64, 1, 100_000),
             ("electrum.answer_mb", e.answer_mb as u64, 1, 4095),
-            ("electrum.memory_mb", e.memory_mb as u64, 8, 1 << 20),
-            ("electrum.idle_seconds", e.idle_seconds, 1, 1 << 30),
-            ("electrum.write_seconds", e.write_seconds, 1, 3600),
-            ("http.max_clients", h.max_clients as u64, 1, 1 << 20),
-            (
-                "http.max_clients_per_address",
-                h.max_clients_per_address as u64,
-                1,
-                1 << 20,
-            ),
             ("http.max_streams", h.max_streams as u64, 0, 1 << 20),
             ("http.max_scripts", h.max_scripts as u64, 1, 10_000_000),
             ("http.max_body_kb", h.max_body_kb as u64, 1, 65_536),
-            ("http.memory_mb", h.memory_mb as u64, 8, 1 << 20),
-            ("http.idle_seconds", h.idle_seconds, 1, 1 << 30),
-            ("http.write_seconds", h.write_seconds, 1, 3600),
         ];
         for (name, value, least, most) in ranges {
             if !(least..=most).contains(&value) {
@@ -313,14 +266,6 @@ impl Config {
         ] {
             if !(value.is_finite() && value >= 1.0) {
                 bail!("electrum.{name} = {value} must be at least 1");
-            }
-        }
-        for (section, cert, key) in [
-            ("electrum", &e.tls_cert, &e.tls_key),
-            ("http", &h.tls_cert, &h.tls_key),
-        ] {
-            if cert.is_some() != key.is_some() {
-                bail!("{section}.tls_cert and {section}.tls_key belong together: set both or none");
             }
         }
         Ok(())
@@ -384,46 +329,31 @@ impl Config {
     }
 }
 
-impl Electrum {
-    /// Bounds on the clients together.
-    pub fn clients(&self) -> ClientLimits {
-        ClientLimits {
-            clients: self.max_clients,
-            per_address: self.max_clients_per_address,
-        }
-    }
-
-    /// Its own certificate and key.
-    pub fn pair(&self) -> Option<Pair> {
-        pair(&self.tls_cert, &self.tls_key)
-    }
-
+impl Section<Electrum> {
     /// How the server is set up.
     pub fn settings(&self, workers: usize) -> weft_electrum::Settings {
+        let (server, own) = (&self.server, &self.own);
         let port = |address: Option<SocketAddr>| address.map(|a| a.port());
-        let hosts = self.host.as_ref().map(|host| {
+        let hosts = own.host.as_ref().map(|host| {
             let ports = serde_json::json!({
-                "tcp_port": port(self.listen),
-                "ssl_port": port(self.tls_listen),
+                "tcp_port": port(server.listen),
+                "ssl_port": port(server.tls_listen),
             });
             serde_json::json!({ host.as_str(): ports })
         });
         weft_electrum::Settings {
             limits: weft_electrum::Limits {
-                line: self.max_line_kb << 10,
-                batch: self.max_batch,
-                answer: self.answer_mb << 20,
-                subscriptions: self.max_subscriptions,
-                cost_per_second: self.cost_per_second,
-                cost_burst: self.cost_burst,
-                idle: Duration::from_secs(self.idle_seconds),
-                write: Duration::from_secs(self.write_seconds),
+                line: own.max_line_kb << 10,
+                batch: own.max_batch,
+                answer: own.answer_mb << 20,
+                subscriptions: own.max_subscriptions,
+                cost_per_second: own.cost_per_second,
+                cost_burst: own.cost_burst,
             },
-            workers,
-            memory: self.memory_mb << 20,
+            bounds: server.bounds(workers),
             info: weft_electrum::Info {
-                banner: self.banner.clone(),
-                donation_address: self.donation_address.clone(),
+                banner: own.banner.clone(),
+                donation_address: own.donation_address.clone(),
                 hosts: hosts.unwrap_or_default(),
             },
         }
@@ -431,48 +361,25 @@ impl Electrum {
 
     /// The name clients know it by.
     pub fn host(&self) -> Option<&str> {
-        self.host.as_deref()
+        self.own.host.as_deref()
     }
 }
 
-impl Http {
-    /// Bounds on the clients together.
-    pub fn clients(&self) -> ClientLimits {
-        ClientLimits {
-            clients: self.max_clients,
-            per_address: self.max_clients_per_address,
-        }
-    }
-
-    /// Its own certificate and key.
-    pub fn pair(&self) -> Option<Pair> {
-        pair(&self.tls_cert, &self.tls_key)
-    }
-
+impl Section<Http> {
     /// How the server is set up.
     pub fn settings(&self, workers: usize) -> weft_http::Settings {
         let defaults = weft_http::Settings::default();
         weft_http::Settings {
-            workers,
-            memory: self.memory_mb << 20,
-            body: self.max_body_kb << 10,
-            streams: self.max_streams,
+            bounds: self.server.bounds(workers),
+            body: self.own.max_body_kb << 10,
+            streams: self.own.max_streams,
             stream: weft_http::stream::StreamLimits {
-                scripts: self.max_scripts,
+                scripts: self.own.max_scripts,
                 ..defaults.stream
             },
-            idle: Duration::from_secs(self.idle_seconds),
-            write: Duration::from_secs(self.write_seconds),
-            cors: self.cors.clone(),
+            cors: self.own.cors.clone(),
         }
     }
-}
-
-fn pair(certificate: &Option<PathBuf>, key: &Option<PathBuf>) -> Option<Pair> {
-    Some(Pair {
-        certificate: certificate.clone()?,
-        key: key.clone()?,
-    })
 }
 
 #[cfg(test)]
@@ -490,12 +397,12 @@ mod tests {
         assert_eq!(written.dir(), bare.dir());
         // Where it listens is the one thing that a file must say; all else is the same.
         let mut quiet = written.clone();
-        (quiet.electrum.listen, quiet.http.listen) = (None, None);
+        (quiet.electrum.server.listen, quiet.http.server.listen) = (None, None);
         assert_eq!(
             format!("{:?} {:?} {:?}", quiet.electrum, quiet.http, quiet.bounds()),
             format!("{:?} {:?} {:?}", bare.electrum, bare.http, bare.bounds())
         );
-        for listen in [written.electrum.listen, written.http.listen] {
+        for listen in [written.electrum.server.listen, written.http.server.listen] {
             assert!(listen.unwrap().ip().is_loopback());
         }
         // And with every setting switched on it is still understood.
@@ -512,7 +419,9 @@ mod tests {
             .collect();
         let full = Config::parse(&all).unwrap();
         assert!(full.metrics.listen.is_some() && full.node.source.is_some());
-        assert!(full.electrum.tls_listen.is_some() && full.http.tls_listen.is_some());
+        for section in [&full.electrum.server, &full.http.server] {
+            assert!(section.tls_listen.is_some() && section.pair().is_some());
+        }
     }
 
     #[test]
@@ -538,6 +447,8 @@ mod tests {
                 "http.tls_key",
             ),
             ("network = \"bitcoin\"\n[http]\nport = 1", "max_streams"),
+            ("network = \"bitcoin\"\n[http]\nport = 1", "tls_listen"),
+            ("network = \"bitcoin\"\n[http]\nlisten = 1", "line 3"),
         ] {
             let error = format!("{:#}", Config::parse(text).unwrap_err());
             assert!(error.contains(word), "{error}");

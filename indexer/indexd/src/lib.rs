@@ -6,5 +6,7 @@ pub mod metrics;
 pub mod ordered;
 pub mod pool;
 pub mod run;
+pub mod section;
 pub mod serve;
 pub mod status;
+pub mod terminal;

@@ -11,6 +11,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use weft_indexd::config::Config;
+use weft_indexd::terminal::{self, Bar, Lines};
 
 /// An index of a coin's unspent outputs and transactions, fed by a local node.
 #[derive(Debug, Parser)]
@@ -80,7 +81,10 @@ fn log_to_stderr(json: bool) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Lines)
+        .with_ansi(
+            terminal::is_there() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()),
+        )
         .with_target(false);
     if json {
         builder.json().init()
@@ -102,7 +106,9 @@ fn run(arguments: &Arguments) -> Result<()> {
             for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
                 signal_hook::flag::register(signal, stop.clone())?;
             }
-            weft_indexd::run::run(&config, *once, &stop)
+            // Who wants JSON reads it by a program.
+            let bar = (!arguments.json).then(Bar::show).flatten();
+            weft_indexd::run::run(&config, *once, bar, &stop)
         }
         Verb::Status => verbs::status(&config),
         Verb::Query { what } => verbs::query(&config, what),

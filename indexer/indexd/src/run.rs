@@ -1,13 +1,11 @@
 //! The verb `run`: opens everything, follows the source until it is told to stop, and tells how it
 //! goes.
 
-use std::io::IsTerminal;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use indicatif::{ProgressBar, ProgressStyle};
 use tracing::{error, info, warn};
 use weft_chain::hash::hex;
 use weft_source::choose;
@@ -18,8 +16,11 @@ use crate::config::Config;
 use crate::follow::{Event, Follower, Round};
 use crate::serve::{Listening, Serving};
 use crate::status::Figures;
+use crate::terminal::Bar;
 use crate::{metrics, pool};
 
+/// How often the bar is drawn.
+const DRAW: Duration = Duration::from_millis(250);
 /// How often the status file and the log are written.
 const REPORT: Duration = Duration::from_secs(5);
 /// How long to wait for a new tip before looking whether to stop.
@@ -27,8 +28,9 @@ const WAIT: Duration = Duration::from_millis(500);
 /// Longest pause after the source failed.
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Runs until `stop` is set; with `once` until the index has the source's tip.
-pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
+/// Runs until `stop` is set; with `once` until the index has the source's tip. While catching up `bar` tells how it goes,
+/// lines of the log without one.
+pub fn run(config: &Config, once: bool, bar: Option<Bar>, stop: &Arc<AtomicBool>) -> Result<()> {
     let chain = config.chain()?;
     let options = config.options();
     std::fs::create_dir_all(config.dir())
@@ -79,7 +81,7 @@ pub fn run(config: &Config, once: bool, stop: &Arc<AtomicBool>) -> Result<()> {
         follower.set_view(view.clone());
         pool::follow(view.clone(), figures.clone(), stop.clone())?;
     }
-    let mut report = Report::new(figures.clone(), config);
+    let mut report = Report::new(figures.clone(), config, bar);
     let mut pause = Duration::from_secs(1);
     loop {
         let round = follower.round(&mut |event| report.event(&event));
@@ -165,21 +167,19 @@ fn rest(time: Duration, stop: &AtomicBool) {
 struct Report {
     figures: Arc<Figures>,
     dir: std::path::PathBuf,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
+    drawn: Instant,
     last: Instant,
     at_tip: bool,
 }
 
 impl Report {
-    fn new(figures: Arc<Figures>, config: &Config) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{bar:30} {pos}/{len} blocks  {msg}");
-            ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-        });
+    fn new(figures: Arc<Figures>, config: &Config, bar: Option<Bar>) -> Self {
         Self {
             figures,
             dir: config.dir().into(),
             bar,
+            drawn: Instant::now(),
             last: Instant::now() - REPORT,
             at_tip: false,
         }
@@ -199,7 +199,7 @@ impl Report {
                 figures.blocks.fetch_add(1, Ordering::Relaxed);
                 figures.bytes.fetch_add(*bytes, Ordering::Relaxed);
                 figures.txs.fetch_add(*txs, Ordering::Relaxed);
-                if self.last.elapsed() >= Duration::from_millis(250) {
+                if self.drawn.elapsed() >= DRAW {
                     self.tick(false);
                 }
             }
@@ -226,13 +226,9 @@ impl Report {
     /// Tells how far it is, every few seconds or now.
     fn tick(&mut self, now: bool) {
         let snapshot = self.figures.snapshot();
-        if let Some(bar) = self.bar.as_ref().filter(|_| !self.at_tip) {
-            bar.set_length(snapshot.target.into());
-            bar.set_position(snapshot.height.into());
-            let left = snapshot
-                .seconds_left
-                .map_or_else(String::new, |s| format!("{} left", span(s)));
-            bar.set_message(format!("{:.1} MB/s  {left}", snapshot.mb_per_second));
+        self.drawn = Instant::now();
+        if let Some(bar) = &self.bar {
+            bar.draw(&snapshot);
         }
         if !now && self.last.elapsed() < REPORT {
             return;
@@ -256,9 +252,7 @@ impl Report {
     fn at_tip(&mut self) {
         if !self.at_tip {
             self.at_tip = true;
-            if let Some(bar) = &self.bar {
-                bar.finish_and_clear();
-            }
+            self.bar = None;
             info!(
                 height = self.figures.height.load(Ordering::Relaxed),
                 "at the source's tip"
@@ -266,20 +260,9 @@ impl Report {
         }
     }
 
-    fn end(&self) {
-        if let Some(bar) = self.bar.as_ref().filter(|bar| !bar.is_finished()) {
-            bar.abandon();
-        }
+    fn end(&mut self) {
+        self.bar = None;
         // The process is about to end; what it was doing is no longer so.
         let _ = std::fs::remove_file(crate::status::file(&self.dir));
-    }
-}
-
-/// Seconds for a person.
-fn span(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min", seconds / 60),
-        _ => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
     }
 }

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tracing::{info, warn};
-use weft_listen::tls::{self, Pair};
-use weft_listen::{Figure, Gate, Limits, Listener};
+use weft_listen::tls::{self, TlsAcceptor};
+use weft_listen::{Figure, Gate, Listener};
 use weft_view::View;
 
 use crate::config::Config;
@@ -49,14 +49,6 @@ pub struct Servers {
     view: Option<View>,
 }
 
-/// One place to listen at.
-struct Place<'a> {
-    service: &'static str,
-    address: Option<SocketAddr>,
-    tls: bool,
-    gate: &'a Arc<Gate>,
-}
-
 impl Serving {
     /// Listens wherever the configuration says and serves `view`.
     ///
@@ -85,92 +77,66 @@ impl Serving {
         // Questions take a processor each; some more, for those that wait for a disk or the node.
         let workers = std::thread::available_parallelism().map_or(2, usize::from) * 2;
 
-        let electrum = &config.electrum;
-        let gate = gate(electrum.clients());
-        let server = weft_electrum::Server::new(view.clone(), electrum.settings(workers));
-        for (address, tls) in [(electrum.listen, false), (electrum.tls_listen, true)] {
-            let place = Place {
-                service: "electrum",
-                address,
-                tls,
-                gate: &gate,
-            };
-            let host = electrum.host();
-            if let Some(listener) = serving.listen(config, &place, electrum.pair(), host)? {
-                serving.spawn(server.clone().serve(listener, stopped.clone()));
-                serving.servers.electrum = Some((server.clone(), gate.clone()));
-            }
-        }
-        let http = &config.http;
-        let gate = self::gate(http.clients());
-        let server = weft_http::Server::new(view.clone(), http.settings(workers));
-        for (address, tls) in [(http.listen, false), (http.tls_listen, true)] {
-            let place = Place {
-                service: "http",
-                address,
-                tls,
-                gate: &gate,
-            };
-            let host = electrum.host();
-            if let Some(listener) = serving.listen(config, &place, http.pair(), host)? {
-                serving.spawn(server.clone().serve(listener, stopped.clone()));
-                serving.servers.http = Some((server.clone(), gate.clone()));
-            }
-        }
+        let own = &config.electrum;
+        let server = weft_electrum::Server::new(view.clone(), own.settings(workers));
+        let gate = serving.listen(config, "electrum", &own.server, |listener| {
+            server.clone().serve(listener, stopped.clone())
+        })?;
+        serving.servers.electrum = gate.map(|gate| (server, gate));
+
+        let own = &config.http;
+        let server = weft_http::Server::new(view.clone(), own.settings(workers));
+        let gate = serving.listen(config, "http", &own.server, |listener| {
+            server.clone().serve(listener, stopped.clone())
+        })?;
+        serving.servers.http = gate.map(|gate| (server, gate));
         Ok(serving)
     }
 
-    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
-            runtime.spawn(work);
-        }
-    }
-
-    fn listen(
+    /// Listens wherever the section `service` says and has `serve` serve who comes; `None` if it says nothing.
+    fn listen<F>(
         &mut self,
         config: &Config,
-        place: &Place<'_>,
-        pair: Option<Pair>,
-        host: Option<&str>,
-    ) -> Result<Option<Listener>> {
-        let (Some(address), Some(runtime)) = (place.address, &self.runtime) else {
+        service: &str,
+        section: &weft_listen::Config,
+        serve: impl Fn(Listener) -> F,
+    ) -> Result<Option<Arc<Gate>>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let Some(runtime) = &self.runtime else {
             return Ok(None);
         };
-        let transport = if place.tls { "tls" } else { "tcp" };
-        let service = place.service;
-        let acceptor = match place.tls {
-            false => None,
-            true => {
-                let pair = match pair {
-                    Some(pair) => pair,
-                    None => {
-                        let mut hosts: Vec<String> = host.map(str::to_owned).into_iter().collect();
-                        hosts.extend([
-                            "localhost".to_owned(),
-                            "127.0.0.1".to_owned(),
-                            "::1".to_owned(),
-                        ]);
-                        tls::own_pair(config.dir(), &hosts)?
-                    }
-                };
-                Some(tls::acceptor(&pair)?)
+        let gate = Gate::new(section.clients());
+        let mut any = false;
+        for (address, setting) in [
+            (section.listen, "listen"),
+            (section.tls_listen, "tls_listen"),
+        ] {
+            let Some(address) = address else { continue };
+            let tls = setting == "tls_listen";
+            let acceptor = match tls {
+                true => Some(acceptor(config, section)?),
+                false => None,
+            };
+            let listener = runtime
+                .block_on(Listener::bind(address, acceptor, gate.clone()))
+                .with_context(|| format!("cannot listen on {address} ({service}.{setting})"))?;
+            let address = listener.address()?;
+            if !address.ip().is_loopback() {
+                warn!(%address, "{service} is open to other machines");
             }
-        };
-        let setting = if place.tls { "tls_listen" } else { "listen" };
-        let listener = runtime
-            .block_on(Listener::bind(address, acceptor, place.gate.clone()))
-            .with_context(|| format!("cannot listen on {address} ({service}.{setting})"))?;
-        let address = listener.address()?;
-        if !address.ip().is_loopback() {
-            warn!(%address, "{service} is open to other machines");
+            let transport = if tls { "tls" } else { "tcp" };
+            info!(%address, transport, "{service}");
+            runtime.spawn(serve(listener));
+            self.listening.push(Listening {
+                service: service.to_owned(),
+                transport: transport.to_owned(),
+                address,
+            });
+            any = true;
         }
-        info!(%address, transport, "{service}");
-        self.listening.push(Listening {
-            service: service.to_owned(),
-            transport: transport.to_owned(),
-            address,
-        });
-        Ok(Some(listener))
+        Ok(any.then_some(gate))
     }
 
     /// Where it listens.
@@ -193,8 +159,17 @@ impl Drop for Serving {
     }
 }
 
-fn gate(limits: Limits) -> Arc<Gate> {
-    Gate::new(limits)
+/// TLS with the section's certificate, or with our own, made for the names this machine may be called by.
+fn acceptor(config: &Config, section: &weft_listen::Config) -> Result<TlsAcceptor> {
+    let pair = match section.pair() {
+        Some(pair) => pair,
+        None => {
+            let host = config.electrum.host().into_iter();
+            let names = host.chain(["localhost", "127.0.0.1", "::1"]);
+            tls::own_pair(config.dir(), &names.map(str::to_owned).collect::<Vec<_>>())?
+        }
+    };
+    Ok(tls::acceptor(&pair)?)
 }
 
 impl Servers {

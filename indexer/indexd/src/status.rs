@@ -50,8 +50,25 @@ struct Rate {
     at: Instant,
     bytes: u64,
     blocks: u64,
+    /// Blends of what was measured; divided by `trust` they are the rate.
     bytes_per_second: f64,
     blocks_per_second: f64,
+    /// How much of the blends has been measured, up to 1: at the start little.
+    trust: f64,
+}
+
+impl Rate {
+    /// Blends in what came in the last `passed` seconds.
+    fn measured(&mut self, passed: f64, bytes: u64, blocks: u64) {
+        let weight = 1.0 - (-passed / 10.0).exp();
+        let blend = |old: &mut f64, now: u64, before: u64| {
+            *old += weight * ((now - before) as f64 / passed - *old);
+        };
+        blend(&mut self.bytes_per_second, bytes, self.bytes);
+        blend(&mut self.blocks_per_second, blocks, self.blocks);
+        self.trust += weight * (1.0 - self.trust);
+        (self.bytes, self.blocks) = (bytes, blocks);
+    }
 }
 
 /// The file beside the database, rewritten every few seconds by a running service.
@@ -102,6 +119,7 @@ impl Default for Figures {
                 blocks: 0,
                 bytes_per_second: 0.0,
                 blocks_per_second: 0.0,
+                trust: 0.0,
             }),
             texts: Mutex::default(),
         }
@@ -144,19 +162,14 @@ impl Figures {
         );
         let passed = now.duration_since(rate.at).as_secs_f64();
         if passed > 0.2 {
-            let weight = 1.0 - (-passed / 10.0).exp();
-            let blend = |old: f64, new: u64, before: u64| {
-                old + weight * ((new - before) as f64 / passed - old)
-            };
-            *rate = Rate {
-                at: now,
-                bytes,
-                blocks,
-                bytes_per_second: blend(rate.bytes_per_second, bytes, rate.bytes),
-                blocks_per_second: blend(rate.blocks_per_second, blocks, rate.blocks),
-            };
+            rate.at = now;
+            rate.measured(passed, bytes, blocks);
         }
-        (rate.bytes_per_second, rate.blocks_per_second)
+        let trust = rate.trust.max(f64::MIN_POSITIVE);
+        (
+            rate.bytes_per_second / trust,
+            rate.blocks_per_second / trust,
+        )
     }
 
     /// Everything at this moment.
@@ -202,5 +215,32 @@ impl Snapshot {
     /// Reads the file; `None` if there is none or it was written by something else.
     pub fn read(dir: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(file(dir)).ok()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Half a second after the start the rate is what it is, not a twentieth of it; later it follows.
+    #[test]
+    fn the_rate_is_right_from_the_start() {
+        let mut rate = Rate {
+            at: Instant::now(),
+            bytes: 0,
+            blocks: 0,
+            bytes_per_second: 0.0,
+            blocks_per_second: 0.0,
+            trust: 0.0,
+        };
+        let near = |rate: &Rate, want: f64| (rate.bytes_per_second / rate.trust / want - 1.0).abs();
+        for n in 1..=2 {
+            rate.measured(0.25, n * 250_000, n);
+            assert!(near(&rate, 1e6) < 0.01);
+        }
+        for n in 1..=60 {
+            rate.measured(1.0, 500_000 + n * 3_000_000, 2 + n);
+        }
+        assert!(near(&rate, 3e6) < 0.01);
     }
 }

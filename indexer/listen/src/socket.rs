@@ -1,5 +1,6 @@
-//! Listening sockets, with and without TLS.
+//! Listening sockets, with and without TLS, and the loop that accepts clients.
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -9,12 +10,15 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use crate::count;
 use crate::gate::{Gate, Pass};
+use crate::patient::Patient;
 
 /// Time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -29,6 +33,9 @@ pub enum Stream {
     /// Within TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
+
+/// A client's connection, as its server has it.
+pub type Client = Patient<Stream>;
 
 /// A socket that accepts clients as long as a gate lets them in.
 pub struct Listener {
@@ -47,22 +54,12 @@ impl std::fmt::Debug for Listener {
 }
 
 /// A client that was let in and has not shaken hands yet.
-pub struct Accepted {
+struct Accepted {
     tcp: TcpStream,
     tls: Option<TlsAcceptor>,
     gate: Arc<Gate>,
-    /// Its place; hold it for as long as the client is served.
-    pub pass: Pass,
-    /// Where it comes from.
-    pub peer: SocketAddr,
-}
-
-impl std::fmt::Debug for Accepted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accepted")
-            .field("peer", &self.peer)
-            .finish_non_exhaustive()
-    }
+    /// Its place.
+    pass: Pass,
 }
 
 impl Listener {
@@ -84,8 +81,45 @@ impl Listener {
         self.tcp.local_addr()
     }
 
+    /// Accepts clients and has each served by `serve`, a future for each, until `stop` becomes true; then all are
+    /// hung up on. A client may keep a write waiting for `patience`, see [`Patient`].
+    pub async fn serve<F>(
+        self,
+        patience: Duration,
+        mut stop: watch::Receiver<bool>,
+        serve: impl FnOnce(Client) -> F + Clone + Send + 'static,
+    ) where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut clients = JoinSet::new();
+        let for_each = stop.clone();
+        loop {
+            tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = self.accept() => {
+                    let (serve, mut stop) = (serve.clone(), for_each.clone());
+                    clients.spawn(async move {
+                        let served = async move {
+                            if let Ok((stream, _pass)) = accepted.open().await {
+                                serve(Patient::new(stream, patience)).await;
+                            }
+                        };
+                        tokio::select! {
+                            biased;
+                            _ = stop.wait_for(|stop| *stop) => {}
+                            () = served => {}
+                        }
+                    });
+                }
+                Some(_) = clients.join_next() => {}
+            }
+        }
+        while clients.join_next().await.is_some() {}
+    }
+
     /// The next client that is let in; others are hung up on.
-    pub async fn accept(&self) -> Accepted {
+    async fn accept(&self) -> Accepted {
         loop {
             let (tcp, peer) = match self.tcp.accept().await {
                 Ok(accepted) => accepted,
@@ -104,7 +138,6 @@ impl Listener {
                     tls,
                     gate,
                     pass,
-                    peer,
                 };
             }
         }
@@ -113,7 +146,7 @@ impl Listener {
 
 impl Accepted {
     /// Shakes hands where there is TLS.
-    pub async fn open(self) -> io::Result<(Stream, Pass)> {
+    async fn open(self) -> io::Result<(Stream, Pass)> {
         let Some(tls) = self.tls else {
             return Ok((Stream::Plain(self.tcp), self.pass));
         };

@@ -6,6 +6,7 @@
 //! through the log, synced.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
@@ -216,6 +217,32 @@ impl Db {
 pub(crate) struct View<'a> {
     db: &'a Db,
     snapshot: rocksdb::Snapshot<'a>,
+}
+
+/// A view that keeps the database open by itself.
+pub(crate) struct Held {
+    // Dropped before what it borrows.
+    view: View<'static>,
+    _db: Arc<Db>,
+}
+
+impl Held {
+    pub(crate) fn new(db: Arc<Db>) -> Self {
+        // SAFETY: the view borrows the database in the `Arc`, which does not move and lives until `_db` is dropped,
+        // after the view. The longer lifetime leaves this type only shortened again, by `view`.
+        let view = unsafe { std::mem::transmute::<View<'_>, View<'static>>(db.view()) };
+        Self { view, _db: db }
+    }
+
+    pub(crate) fn view(&self) -> &View<'_> {
+        &self.view
+    }
+}
+
+impl std::fmt::Debug for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Held").finish_non_exhaustive()
+    }
 }
 
 impl View<'_> {

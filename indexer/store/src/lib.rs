@@ -27,7 +27,7 @@ pub use db::Family;
 pub use error::{Error, Result};
 pub use options::Options;
 pub use prepare::{Prepared, Preparer};
-pub use query::{Balance, Reader, Touched, TxPlace, Unspent};
+pub use query::{Balance, Moment, Reader, Touched, TxPlace, Unspent};
 pub use rows::TxNum;
 pub use rows::block::{HeaderRow, Totals};
 pub use rows::script::ScriptKey;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use weft_chain::{Coin, Hash, OutPoint};
 
-use crate::db::{Db, Family, View};
+use crate::db::{Db, Family, Held, View};
 use crate::error::{Error, Result};
 use crate::options::Options;
 use crate::rows::block::{self, HeaderRow};
@@ -115,57 +115,24 @@ impl Reader {
     /// The first `limit` coins of the script with this SHA-256, in the order of the chain, then of
     /// the outputs.
     pub fn unspents(&self, script_hash: &Hash, limit: usize) -> Result<Vec<Unspent>> {
-        let view = self.db.view();
-        let mut found = Vec::new();
-        let mut rows = view.scan(Family::ScriptCoins, &self.script_key(script_hash).0);
-        while found.len() < limit
-            && let Some((key, value)) = rows.next()?
-        {
-            let (_, txnum, vout) = script::read_coin_key(key)?;
-            found.push((txnum, vout, script::read_coin_value(key, value)?));
-        }
-        drop(rows);
-        let txnums: Vec<_> = found.iter().map(|(txnum, ..)| *txnum).collect();
-        let txids = view.txids(&txnums)?;
-        Ok(found
-            .into_iter()
-            .zip(txids)
-            .map(|((txnum, vout, value), txid)| Unspent {
-                outpoint: OutPoint { txid, vout },
-                txnum,
-                value,
-            })
-            .collect())
+        let key = self.script_key(script_hash);
+        self.db.view().unspents(&key, None, limit)
     }
 
     /// The first `limit` transactions from `from` on that paid the script with this SHA-256 or
     /// spent from it, in the order of the chain.
     pub fn history(&self, script_hash: &Hash, from: TxNum, limit: usize) -> Result<Vec<Touched>> {
-        let view = self.db.view();
         let key = self.script_key(script_hash);
-        let mut txnums = Vec::new();
-        // The row before `from` may reach over it.
-        let start = match view.at_or_before(Family::History, &script::history_key(key, from))? {
-            Some((row, _)) if row.starts_with(&key.0) => row,
-            _ => script::history_key(key, from).to_vec(),
-        };
-        let mut rows = view.scan_from(Family::History, &start, &key.0);
-        let mut row = Vec::new();
-        while txnums.len() < limit
-            && let Some((key, value)) = rows.next()?
-        {
-            row.clear();
-            script::read_history(key, value, &mut row)?;
-            txnums.extend(row.iter().filter(|t| **t >= from));
+        self.db.view().history(&key, from, limit)
+    }
+
+    /// The database as it is now, to be read in pieces that belong together however long that
+    /// takes.
+    pub fn moment(&self) -> Moment {
+        Moment {
+            held: Held::new(self.db.clone()),
+            salt: self.salt,
         }
-        drop(rows);
-        txnums.truncate(limit);
-        let txids = view.txids(&txnums)?;
-        Ok(txnums
-            .into_iter()
-            .zip(txids)
-            .map(|(txnum, txid)| Touched { txid, txnum })
-            .collect())
     }
 
     /// The coin at an outpoint.
@@ -270,7 +237,133 @@ impl Reader {
     }
 }
 
+/// The database as it was at one moment. Holding it costs no memory; rows that are deleted
+/// meanwhile stay on disk.
+#[derive(Debug)]
+pub struct Moment {
+    held: Held,
+    salt: Salt,
+}
+
+impl Moment {
+    fn key(&self, script_hash: &Hash) -> ScriptKey {
+        ScriptKey::of_hash(&self.salt, script_hash)
+    }
+
+    /// At most `limit` coins of a script, those after the one at `after` or all; see
+    /// [`Reader::unspents`].
+    pub fn unspents(
+        &self,
+        script_hash: &Hash,
+        after: Option<(TxNum, u32)>,
+        limit: usize,
+    ) -> Result<Vec<Unspent>> {
+        let key = self.key(script_hash);
+        self.held.view().unspents(&key, after, limit)
+    }
+
+    /// Number of a script's coins, counted up to `limit`.
+    pub fn count_unspents(&self, script_hash: &Hash, limit: usize) -> Result<usize> {
+        let mut rows = self
+            .held
+            .view()
+            .scan(Family::ScriptCoins, &self.key(script_hash).0);
+        let mut count = 0;
+        while count < limit && rows.next()?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// At most `limit` transactions of a script from `from` on; see [`Reader::history`].
+    pub fn history(&self, script_hash: &Hash, from: TxNum, limit: usize) -> Result<Vec<Touched>> {
+        let key = self.key(script_hash);
+        self.held.view().history(&key, from, limit)
+    }
+
+    /// Number of a script's transactions, counted up to `limit`.
+    pub fn count_history(&self, script_hash: &Hash, limit: usize) -> Result<usize> {
+        let mut rows = self
+            .held
+            .view()
+            .scan(Family::History, &self.key(script_hash).0);
+        let (mut count, mut row) = (0, Vec::new());
+        while count < limit
+            && let Some((key, value)) = rows.next()?
+        {
+            row.clear();
+            script::read_history(key, value, &mut row)?;
+            count += row.len();
+        }
+        Ok(count.min(limit))
+    }
+
+    /// The block of the active chain at a height.
+    pub fn header(&self, height: u32) -> Result<Option<HeaderRow>> {
+        self.held.view().header_at(height)
+    }
+}
+
 impl View<'_> {
+    fn unspents(
+        &self,
+        key: &ScriptKey,
+        after: Option<(TxNum, u32)>,
+        limit: usize,
+    ) -> Result<Vec<Unspent>> {
+        let start = match after {
+            // No key lies between one and the same with a zero behind it.
+            Some((txnum, vout)) => [&script::coin_key(*key, txnum, vout)[..], &[0]].concat(),
+            None => key.0.to_vec(),
+        };
+        let mut found = Vec::new();
+        let mut rows = self.scan_from(Family::ScriptCoins, &start, &key.0);
+        while found.len() < limit
+            && let Some((key, value)) = rows.next()?
+        {
+            let (_, txnum, vout) = script::read_coin_key(key)?;
+            found.push((txnum, vout, script::read_coin_value(key, value)?));
+        }
+        drop(rows);
+        let txnums: Vec<_> = found.iter().map(|(txnum, ..)| *txnum).collect();
+        let txids = self.txids(&txnums)?;
+        Ok(found
+            .into_iter()
+            .zip(txids)
+            .map(|((txnum, vout, value), txid)| Unspent {
+                outpoint: OutPoint { txid, vout },
+                txnum,
+                value,
+            })
+            .collect())
+    }
+
+    fn history(&self, key: &ScriptKey, from: TxNum, limit: usize) -> Result<Vec<Touched>> {
+        let mut txnums = Vec::new();
+        // The row before `from` may reach over it.
+        let start = match self.at_or_before(Family::History, &script::history_key(*key, from))? {
+            Some((row, _)) if row.starts_with(&key.0) => row,
+            _ => script::history_key(*key, from).to_vec(),
+        };
+        let mut rows = self.scan_from(Family::History, &start, &key.0);
+        let mut row = Vec::new();
+        while txnums.len() < limit
+            && let Some((key, value)) = rows.next()?
+        {
+            row.clear();
+            script::read_history(key, value, &mut row)?;
+            txnums.extend(row.iter().filter(|t| **t >= from));
+        }
+        drop(rows);
+        txnums.truncate(limit);
+        let txids = self.txids(&txnums)?;
+        Ok(txnums
+            .into_iter()
+            .zip(txids)
+            .map(|(txnum, txid)| Touched { txid, txnum })
+            .collect())
+    }
+
     /// The block of the active chain at a height.
     pub(crate) fn header_at(&self, height: u32) -> Result<Option<HeaderRow>> {
         let key = block::height_key(height);

@@ -15,6 +15,7 @@ mod error;
 pub mod feed;
 mod headers;
 mod node;
+mod pieces;
 mod query;
 pub mod script;
 mod stats;
@@ -28,6 +29,7 @@ pub use change::{Came, Change, waiting_again};
 pub use error::{Error, Result};
 pub use feed::{Feed, Item, Missed, What};
 pub use node::{FeeMode, PackageResult, RelayFees};
+pub use pieces::{Coins, ScriptTx, Transactions};
 pub use query::{
     Balance, ChainTip, Confirmed, History, MerkleProof, PoolTx, Script, Spender, TxFound, Unspent,
 };
@@ -124,6 +126,11 @@ impl View {
     #[must_use]
     pub fn within(&self, rows: usize) -> Self {
         Self(self.0.clone(), self.1.min(rows))
+    }
+
+    /// Most rows a question may list.
+    fn limit(&self) -> usize {
+        self.1
     }
 
     /// The rows. What is read here does not know the mempool.

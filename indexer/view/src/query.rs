@@ -7,6 +7,7 @@ use weft_chain::hash::hex;
 use weft_chain::{Hash, Header, OutPoint, address, is_unspendable, merkle, script_hash};
 use weft_store::{HeaderRow, ScriptKey, Touched, TxNum, TxPlace};
 
+use crate::pieces::{COINS, Status, TRANSACTIONS};
 use crate::tx::Parts;
 use crate::{Error, Result, View};
 
@@ -93,18 +94,14 @@ impl History {
 
     /// The Electrum protocol's status; `None` without any transaction.
     pub fn status(&self) -> Option<Hash> {
-        use std::fmt::Write;
-        if self.is_empty() {
-            return None;
-        }
-        let mut text = String::with_capacity(72 * self.len());
+        let mut status = Status::default();
         for tx in &self.confirmed {
-            let _ = write!(text, "{}:{}:", hex(&tx.txid), tx.txnum.height());
+            status.push(&tx.txid, tx.txnum.height().into());
         }
         for tx in &self.pool {
-            let _ = write!(text, "{}:{}:", hex(&tx.txid), tx.height());
+            status.push(&tx.txid, tx.height());
         }
-        Some(weft_chain::hash::sha256(text.as_bytes()))
+        status.finish()
     }
 }
 
@@ -253,18 +250,17 @@ impl View {
     /// # Errors
     /// There are more than the bound.
     pub fn history(&self, script: &Script) -> Result<History> {
-        let limit = self.1;
-        let too_many = || Error::TooMany {
-            what: "the transactions of this script",
-            limit,
-        };
+        let limit = self.limit();
         self.read(|| {
             let pool = self.pool_history(script);
             let from = TxNum::first_of(0);
             let confirmed = self.0.reader.history(&script.hash, from, limit + 1)?;
             let history = History { confirmed, pool };
             if history.len() > limit {
-                return Err(too_many());
+                return Err(Error::TooMany {
+                    what: TRANSACTIONS,
+                    limit,
+                });
             }
             Ok(history)
         })
@@ -276,14 +272,11 @@ impl View {
     /// # Errors
     /// There are more than the bound.
     pub fn unspents(&self, script: &Script, with_pool: bool) -> Result<Vec<Unspent>> {
-        let limit = self.1;
+        let limit = self.limit();
         self.read(|| {
             let coins = self.0.reader.unspents(&script.hash, limit + 1)?;
             if coins.len() > limit {
-                return Err(Error::TooMany {
-                    what: "the coins of this script",
-                    limit,
-                });
+                return Err(Error::TooMany { what: COINS, limit });
             }
             let pool = self.pool();
             let mut out: Vec<Unspent> = coins

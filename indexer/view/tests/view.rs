@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use weft_chain::{OutPoint, script_hash};
 use weft_forge::{Made, Spend, transaction};
 use weft_stage::{Stage, script};
-use weft_view::{Error, Stats};
+use weft_view::{Error, Script, ScriptTx, Stats};
 
 fn pay(spends: &[OutPoint], outputs: &[(u64, u32)]) -> Made {
     let spends: Vec<Spend> = spends.iter().map(|at| Spend::bare(*at)).collect();
@@ -145,12 +145,57 @@ fn random_chains_and_pools_against_a_plain_count() {
             let coins = stage.view.unspents(&named, true).unwrap();
             assert_eq!(coins.len(), confirmed.1 + pending.1);
             assert_eq!(coins.iter().map(|c| c.value).sum::<u64>(), total);
+            pieces_make_the_whole(&stage, &named, rng.random_range(1..5));
             let alone = stage.view.unspents(&named, false).unwrap();
             assert_eq!(
                 alone.iter().map(|c| c.value).sum::<u64>(),
                 balance.confirmed
             );
         }
+    }
+}
+
+/// What is read piece by piece is what is read at once.
+fn pieces_make_the_whole(stage: &Stage, named: &Script, most: usize) {
+    let view = &stage.view;
+    for with_pool in [true, false] {
+        let mut coins = view.coins(named, with_pool).unwrap();
+        assert!(!coins.at_end());
+        let (mut all, count) = (Vec::new(), coins.count().unwrap());
+        while !coins.at_end() {
+            let piece = coins.next(most).unwrap();
+            assert!(piece.len() <= most);
+            for coin in &piece {
+                let want = coin.txnum.and_then(|n| view.confirmed(n).unwrap());
+                assert_eq!(coins.confirmed(coin).unwrap(), want);
+            }
+            all.extend(piece);
+        }
+        assert!(coins.next(most).unwrap().is_empty() && all.len() <= count);
+        assert_eq!(all, view.unspents(named, with_pool).unwrap());
+    }
+    let mut list = view.transactions(named).unwrap();
+    let mut all = Vec::new();
+    while !list.at_end() {
+        all.extend(list.next(most).unwrap());
+    }
+    let history = view.history(named).unwrap();
+    let confirmed = history.confirmed.iter().copied().map(ScriptTx::Confirmed);
+    let whole: Vec<_> = confirmed
+        .chain(history.pool.iter().copied().map(ScriptTx::Pool))
+        .collect();
+    assert_eq!(list.count().unwrap(), whole.len());
+    assert_eq!(all, whole);
+    let status = (history.status(), whole.len());
+    assert_eq!(view.status(named).unwrap(), status);
+    // And a bound that is passed is one, however it is read.
+    if whole.len() > 1 {
+        let mut few = view.within(whole.len() - 1).transactions(named).unwrap();
+        assert!(few.count().is_err());
+        let read = (0..whole.len()).try_for_each(|_| few.next(most).map(drop));
+        assert!(matches!(read, Err(Error::TooMany { .. })));
+        let status = view.within(whole.len() - 1).status(named);
+        assert!(matches!(status, Err(Error::TooMany { .. })));
     }
 }
 

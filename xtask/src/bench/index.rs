@@ -45,6 +45,11 @@ pub(super) const FIGURES: &[Figure] = &[
         aim: Aim::Told,
     },
     Figure {
+        name: "queries_peak_rss_mb",
+        about: "most memory while serving, 64 clients asking for a million rows each among it",
+        aim: Aim::AtMost(1100.0),
+    },
+    Figure {
         name: "tip_event_ms",
         about: "from the node having a block to the event that tells of it, on disk",
         aim: Aim::AtMost(50.0),
