@@ -19,7 +19,7 @@ use super::{
     queue,
     session::{Arrival, Table, Target},
     shared::{Order, Shared, Up, Wake},
-    udp::{self, RxBatch, Socket},
+    udp::{RxBatch, Socket},
     xsk::{self, Xsk},
 };
 use crate::{
@@ -125,10 +125,10 @@ impl Worker {
             free: (0..BUFFERS as u16).rev().collect(),
             backlog: queue::Queue::new(BUFFERS),
             began: now,
-            arrivals: Vec::with_capacity(udp::BATCH),
+            arrivals: Vec::with_capacity(xsk::BATCH),
             orders,
             direct: vec![],
-            frames: Vec::with_capacity(udp::BATCH),
+            frames: Vec::with_capacity(xsk::BATCH),
             more: false,
             coalescer: Coalescer::new(takes),
             icmp: vec![0; icmp::MAX_ERROR].into_boxed_slice(),

@@ -15,8 +15,6 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use super::udp::BATCH;
-
 /// Bytes of a frame; the kernel keeps [`HEADROOM`] of them before each packet.
 const FRAME: usize = 2048;
 /// `XDP_PACKET_HEADROOM`.
@@ -26,6 +24,8 @@ const HEADROOM: usize = 256;
 const FRAMES: u32 = 2048;
 /// Packets waiting from which on senders are told to slow down: a quarter of what there is room for.
 const CROWDED: u32 = FRAMES / 4;
+/// Packets taken at once: what a sender's one call brings, two super-packets of 44 and what comes beside them.
+pub const BATCH: usize = 128;
 /// Entries of the completion ring, which must exist.
 const COMPLETIONS: u32 = 64;
 /// Receive queues of an interface that are served.
