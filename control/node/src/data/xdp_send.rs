@@ -139,7 +139,7 @@ impl XdpSender {
         Ok(())
     }
 
-    /// Whether it must be flushed before the next [`XdpSender::frame`].
+    /// Whether it must be flushed before the next [`XdpSender::payload`].
     pub fn is_full(&self) -> bool {
         self.used == TX_FRAMES as usize
     }

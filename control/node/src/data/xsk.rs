@@ -1,5 +1,5 @@
 //! AF_XDP sockets: what the XDP program verified and would hand up comes straight from it, past IP, UDP and the socket's
-//! queue. Receiving alone; sending goes through the UDP sockets.
+//! queue. Receiving alone; what is sent goes through the UDP sockets, or in bulk by `xdp_send`.
 //!
 //! A socket belongs to one receive queue of one interface. Frames are copied by the kernel into memory of ours (copy
 //! mode: any driver). Frames travel in circles: fill ring (free) → kernel → receive ring (a packet) → this thread, which
