@@ -45,6 +45,43 @@ fn rekey_costs_no_packet() {
     assert!(sessions[0].key_age < Micros::from_secs(15), "{sessions:?}");
 }
 
+/// Neighbours act upon a message at once, and a daemon may be held up right after it sent one: the tables must be ready
+/// for what the message brings before it leaves.
+#[test]
+fn what_a_message_brings_is_ready_before_it_leaves() {
+    for held in 0..3 {
+        let mut lab = Lab::chain(21, 3, quick_rekey);
+        lab.start();
+        lab.converge();
+        lab.talk(0, 2);
+        lab.world.hosts[held].pace = Micros::from_millis(10);
+        for (from, to) in [(0, 2), (2, 0)] {
+            lab.stream(from, to, 1, 40, |_, _| {})
+                .assert_whole(&lab, &format!("n{held} held up, {from} to {to}"));
+        }
+        for number in 0..3 {
+            let node = lab.world.hosts[number].node.as_ref().unwrap();
+            let links = node.links(lab.world.now);
+            assert!(links.iter().all(|link| link.epoch >= 8), "{links:?}");
+        }
+        // A better path appears, and goes: the LSPs over it begin and end without a loss as well.
+        let mut lab = Lab::new(22, 4, &[(0, 1), (1, 2), (2, 3), (0, 3)], quick_rekey);
+        lab.change(0, 3, |link| link.up = false);
+        lab.start();
+        lab.world.run_ms(5_000);
+        lab.talk(0, 3);
+        lab.world.hosts[held].pace = Micros::from_millis(10);
+        let mut mended = false;
+        let stream = lab.stream(0, 3, 1, 40, |lab, elapsed| {
+            if !mended && elapsed >= Micros::from_secs(2) {
+                lab.change(0, 3, |link| link.up = true);
+                mended = true;
+            }
+        });
+        stream.assert_whole(&lab, &format!("n{held} held up, make before break"));
+    }
+}
+
 /// A transit's daemon is killed under traffic and comes back: the path goes on under the same labels, losslessly.
 #[test]
 fn a_transit_restarts_without_a_lost_packet() {
@@ -589,6 +626,10 @@ fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
     }
     for round in 0..6 {
         let before = epochs(&lab);
+        // In three of the rounds a daemon is held up after each thing it does.
+        for (number, host) in lab.world.hosts.iter_mut().enumerate() {
+            host.pace = Micros(if round == number + 1 { 10_000 } else { 0 });
+        }
         lab.stream(0, 1, 5, 30, |_, _| {})
             .assert_whole(&lab, &format!("there, round {round}"));
         lab.stream(1, 0, 5, 30, |_, _| {})

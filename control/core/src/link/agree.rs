@@ -4,7 +4,7 @@ use weft_abi::{Slot, TagKey};
 
 use super::{
     Dial, Links, Neighbour, Timer,
-    handshake::{Info, LinkKeys},
+    handshake::{HandshakeMessage, Info, LinkKeys},
     open::Via,
     state::{Link, LinkKey, Third},
 };
@@ -22,7 +22,8 @@ pub(super) struct Agreed {
     pub(super) slot: Slot,
     pub(super) info: Info,
     pub(super) keys: LinkKeys,
-    pub(super) third: Option<Third>,
+    /// Of who began: the third message, the way it goes, and when it is repeated.
+    pub(super) third: Option<(Via, HandshakeMessage, Third)>,
 }
 
 impl Links {
@@ -96,9 +97,12 @@ impl Links {
             link.path,
             Some(next_hop),
         );
-        let responder = third.is_none();
+        let (third, repeat) = match third {
+            Some((way, message, repeat)) => (Some((way, message)), Some(repeat)),
+            None => (None, None),
+        };
         link.name.clone_from(&info.name);
-        link.push_epoch(now, keys, slot, info.slot, next_hop, third);
+        link.push_epoch(now, keys, slot, info.slot, next_hop, repeat);
         // The smaller id renews the keys; the other steps in where it does not.
         let first = context.config.identity.id() < info.node;
         let age = context.config.timers.link_rekey;
@@ -113,6 +117,11 @@ impl Links {
         if let Some(neighbour) = self.neighbours.get_mut(&node) {
             neighbour.links.insert(key);
             self.deadlines.clear(&Timer::Neighbour(node));
+        }
+        // Whoever gets the third message sends by the new keys at once: the slot for that stands in the tables by now.
+        let responder = third.is_none();
+        if let Some((way, message)) = third {
+            self.send_handshake(context, way, None, &message);
         }
         if fresh {
             self.established(context, key, via);

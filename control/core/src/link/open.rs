@@ -311,7 +311,7 @@ impl Links {
         }
     }
 
-    fn send_handshake(
+    pub(super) fn send_handshake(
         &mut self,
         context: &mut Context<'_>,
         via: Via,
@@ -613,17 +613,15 @@ impl Links {
             due: context.now + wait,
             wait,
         };
+        // The third message goes where the first went: that direction is known to work.
         let agreed = Agreed {
             path,
             key: initiating.key,
             slot,
             info,
             keys,
-            third: Some(repeat),
+            third: Some((initiating.via, third, repeat)),
         };
-        // The third message goes where the first went: that direction is known to work.
-        let way = initiating.via;
-        self.send_handshake(context, way, None, &third);
         self.agree(context, agreed, via);
     }
 

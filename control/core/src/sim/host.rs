@@ -32,6 +32,8 @@ const HEADROOM: usize = 64;
 const MAX_LOG: usize = 400;
 /// Exceptions handed up per second, as the shell bounds them.
 const MAX_EXCEPTIONS_PER_S: u32 = 100;
+/// Frames that wait for a busy daemon, as a socket's buffer bounds them.
+const MAX_WAITING: usize = 1_000;
 /// Least time between two snapshots.
 const SNAPSHOT_INTERVAL: u64 = 1_000_000;
 
@@ -109,6 +111,14 @@ pub struct Host {
     pub(super) out: Vec<Vec<u8>>,
     /// For which time a wake-up is scheduled.
     pub(super) wake: Option<Micros>,
+    /// Time each thing that the node wants done takes, as where the daemon is held up between them. What arrives for
+    /// the daemon meanwhile waits; packets go on through the tables as they stand.
+    pub pace: Micros,
+    /// What the node wants done and is not done yet.
+    pub(super) undone: VecDeque<Output>,
+    /// For which time the next of them is scheduled.
+    pub(super) step: Option<Micros>,
+    waiting: VecDeque<(Outcome, Vec<u8>)>,
     stored: Option<Vec<u8>>,
     stored_at: Micros,
     dirty: bool,
@@ -140,6 +150,10 @@ impl Host {
             log: VecDeque::new(),
             out: Vec::new(),
             wake: None,
+            pace: Micros(0),
+            undone: VecDeque::new(),
+            step: None,
+            waiting: VecDeque::new(),
             stored: None,
             stored_at: Micros(0),
             dirty: false,
@@ -194,6 +208,9 @@ impl Host {
         self.by_address.clear();
         self.active.clear();
         self.wake = None;
+        self.undone.clear();
+        self.waiting.clear();
+        self.step = None;
     }
 
     /// Gives the node an input and does what it wants done.
@@ -257,32 +274,46 @@ impl Host {
     }
 
     fn drain(&mut self, now: Micros) {
-        let mut resolved = Vec::new();
-        loop {
-            while let Some(output) = self.node.as_mut().and_then(Node::poll_output) {
-                self.perform(now, output, &mut resolved);
-            }
-            let Some((next_hop, mtu)) = resolved.pop() else {
-                break;
-            };
-            let Some(node) = &mut self.node else { break };
+        let outputs = std::iter::from_fn(|| self.node.as_mut().and_then(Node::poll_output));
+        self.undone.extend(outputs);
+        while self.pace == Micros(0) && self.do_next(now) {}
+    }
+
+    /// Does the next of what is to be done. False where nothing is left.
+    fn do_next(&mut self, now: Micros) -> bool {
+        let Some(output) = self.undone.pop_front() else {
+            return false;
+        };
+        if let Some((next_hop, mtu)) = self.perform(now, output)
+            && let Some(node) = &mut self.node
+        {
+            let resolved = true;
             node.handle_input(
                 now,
                 Input::NextHopState {
                     next_hop,
-                    resolved: true,
+                    resolved,
                     mtu,
                 },
             );
+            let outputs = std::iter::from_fn(|| node.poll_output());
+            self.undone.extend(outputs);
+        }
+        true
+    }
+
+    /// One step of a daemon that takes its time. It looks at what came when all is done.
+    pub(super) fn step(&mut self, now: Micros) {
+        self.do_next(now);
+        while self.undone.is_empty()
+            && let Some((outcome, frame)) = self.waiting.pop_front()
+        {
+            self.handle(now, outcome, &frame);
         }
     }
 
-    fn perform(
-        &mut self,
-        now: Micros,
-        output: Output,
-        resolved: &mut Vec<(weft_abi::NextHopIndex, u16)>,
-    ) {
+    /// Does one thing. Gives a next hop that is resolved by it, with its MTU.
+    fn perform(&mut self, now: Micros, output: Output) -> Option<(weft_abi::NextHopIndex, u16)> {
         match output {
             Output::SendDatagram { path, datagram } => self.emit(&path, &datagram),
             Output::SendLink {
@@ -327,7 +358,7 @@ impl Host {
                 self.tables.apply(&op);
                 if let DataplaneOp::AddNextHop { index, path, .. } = op {
                     let local = self.addresses.iter().find(|a| a.address == path.local.ip());
-                    resolved.push((index, local.map_or(1280, |a| a.mtu)));
+                    return Some((index, local.map_or(1280, |a| a.mtu)));
                 }
             }
             Output::Session(op) => {
@@ -357,6 +388,7 @@ impl Host {
                 self.store_if_due(now);
             }
         }
+        None
     }
 
     fn count(&mut self, name: &'static str) {
@@ -446,8 +478,23 @@ impl Host {
         match outcome.fate {
             Fate::Out => self.out.push(frame),
             Fate::Drop => {}
-            Fate::Up => self.up(now, outcome, &frame),
-            Fate::HandUp => self.hand_up(now, outcome.reason, &frame),
+            // A worker takes what is delivered; the rest is for the daemon's one thread.
+            Fate::Up | Fate::HandUp
+                if self.undone.is_empty() || outcome.verdict == Verdict::Deliver =>
+            {
+                self.handle(now, outcome, &frame)
+            }
+            Fate::Up | Fate::HandUp if self.waiting.len() < MAX_WAITING => {
+                self.waiting.push_back((outcome, frame))
+            }
+            Fate::Up | Fate::HandUp => self.count("daemon_too_slow"),
+        }
+    }
+
+    fn handle(&mut self, now: Micros, outcome: Outcome, frame: &[u8]) {
+        match outcome.fate {
+            Fate::HandUp => self.hand_up(now, outcome.reason, frame),
+            _ => self.up(now, outcome, frame),
         }
     }
 

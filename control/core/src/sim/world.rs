@@ -20,6 +20,7 @@ use crate::{
 enum What {
     Frame(usize, Vec<u8>),
     Wake(usize),
+    Step(usize),
     Second(usize),
 }
 
@@ -176,15 +177,24 @@ impl World {
                     let host = &mut self.hosts[number];
                     if host.wake == Some(at) {
                         host.wake = None;
-                        if host
-                            .node
-                            .as_ref()
-                            .and_then(|node| node.poll_timeout())
-                            .is_some_and(|due| due <= at)
+                        if host.undone.is_empty()
+                            && host
+                                .node
+                                .as_ref()
+                                .and_then(|node| node.poll_timeout())
+                                .is_some_and(|due| due <= at)
                         {
                             self.note(4, number, &[]);
                             self.hosts[number].timeout(self.now);
                         }
+                        self.after(number);
+                    }
+                }
+                What::Step(number) => {
+                    let host = &mut self.hosts[number];
+                    if host.step == Some(at) {
+                        host.step = None;
+                        host.step(self.now);
                         self.after(number);
                     }
                 }
@@ -276,6 +286,16 @@ impl World {
         }
         let now = self.now;
         let host = &mut self.hosts[number];
+        if !host.undone.is_empty() && host.step.is_none() {
+            let at = Micros(now.0 + host.pace.0);
+            host.step = Some(at);
+            self.schedule(at, What::Step(number));
+        }
+        let host = &mut self.hosts[number];
+        if !host.undone.is_empty() {
+            // Busy; the last step looks at the clock again.
+            return;
+        }
         let Some(due) = host.node.as_ref().and_then(|node| node.poll_timeout()) else {
             return;
         };
