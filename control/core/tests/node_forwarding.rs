@@ -642,6 +642,31 @@ fn a_ring_of_one_way_links_carries_for_as_long_as_it_stands() {
     }
 }
 
+/// A machine on which everything runs stands still for longer than reports may take, as a virtual one does that is moved:
+/// nobody takes the silence for the end of a link.
+#[test]
+fn a_machine_that_stood_still_loses_no_link() {
+    for pause_s in [3, 4, 20] {
+        let mut lab = Lab::new(15, 3, &[(0, 2), (2, 1), (0, 1)], |_, _| {});
+        lab.change_one_way(1, 0, |link| link.up = false);
+        lab.start();
+        lab.talk(0, 1);
+        lab.world.run_ms(5_000);
+        lab.change_one_way(0, 2, |link| link.up = false);
+        lab.world.run_ms(10_000);
+        for (from, to) in [(0, 1), (1, 0)] {
+            let mut stood_still = false;
+            let stream = lab.stream(from, to, 5, 40, |lab, elapsed| {
+                if !stood_still && elapsed >= Micros::from_secs(5) {
+                    lab.world.now.0 += pause_s * 1_000_000;
+                    stood_still = true;
+                }
+            });
+            stream.assert_whole(&lab, &format!("{pause_s} s, {from} to {to}"));
+        }
+    }
+}
+
 /// Reports that take long, or fail to come for some seconds, are no reason to begin links anew, over and over.
 #[test]
 fn a_slow_ring_of_one_way_links_is_not_begun_anew() {

@@ -176,7 +176,13 @@ impl Links {
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
+        // Where this node itself stood still, reports may wait unread: nothing is concluded from such a round.
+        let late = now.since(link.next_hello) > Micros(timers.hello.0 / 2);
         link.next_hello = now + wait;
+        if late {
+            context.out.count("hello_late");
+            return;
+        }
         let patience = Micros(timers.hello.0 * HELLO_TENTHS / 10);
         let unreported = link.reported.is_none_or(|(_, at)| now.since(at) > patience);
         let echoed = link.last_echo.is_some_and(|at| now.since(at) <= patience);

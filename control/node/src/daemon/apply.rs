@@ -7,11 +7,14 @@ use weft_abi::{Kind, NextHopIndex};
 use weft_core::io::{DataplaneOp, LspIngress, Output, SessionIndex, SessionOp};
 
 use super::{Daemon, SNAPSHOT_GAP};
-use crate::data::{
-    counters::Counter,
-    crypto,
-    outbound::{HEAD, finish},
-    udp::Address,
+use crate::{
+    data::{
+        counters::Counter,
+        crypto,
+        outbound::{HEAD, finish},
+        udp::Address,
+    },
+    dataplane::Egress,
 };
 
 /// Lane of what the core itself sends.
@@ -128,14 +131,18 @@ impl Daemon {
                 if self.hops.len() <= at {
                     self.hops.resize(at + 1, None);
                 }
+                let hop = self.resolver.add(*index, *path, *mtu);
+                let (interface, egress) = (hop.link, hop.egress);
                 self.hops[at] = Some(Address {
                     remote: path.remote,
                     local: path.local.ip(),
-                    interface: 0,
+                    interface,
                 });
                 self.hops_changed = true;
-                self.resolver.add(*index, *path, *mtu);
                 self.to_look.push(*index);
+                if egress.is_some() {
+                    self.set_egress(*index, egress);
+                }
             }
             DataplaneOp::SetNextHopUp { index, up } => self.resolver.set_arrives(*index, *up),
             DataplaneOp::RemoveNextHop { index } => {
@@ -146,6 +153,13 @@ impl Daemon {
                 self.resolver.remove(*index);
             }
             _ => {}
+        }
+    }
+
+    /// Tells the forwarding plane how a neighbour is reached.
+    pub(super) fn set_egress(&mut self, index: NextHopIndex, egress: Option<Egress>) {
+        if let Err(error) = self.plane.set_egress(index, egress) {
+            tracing::error!(%error, "the forwarding plane did not take how a neighbour is reached");
         }
     }
 

@@ -222,10 +222,8 @@ impl Daemon {
                 address.interface = hop.link;
                 self.hops_changed = true;
             }
-            if update.egress
-                && let Err(error) = self.plane.set_egress(index, hop.egress)
-            {
-                tracing::error!(%error, "the forwarding plane did not take how a neighbour is reached");
+            if update.egress {
+                self.set_egress(index, hop.egress);
             }
             if update.state {
                 let input = Input::NextHopState {

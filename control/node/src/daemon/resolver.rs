@@ -65,22 +65,21 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
-    /// Begins to follow a next hop.
-    pub(crate) fn add(&mut self, index: NextHopIndex, path: UnderlayPath, mtu: u16) {
-        let neighbour = path.remote.ip();
-        self.hops.insert(
-            index,
-            Hop {
-                path,
-                link: 0,
-                neighbour,
-                mtu,
-                egress: None,
-                resolved: true,
-                arrives: true,
-                known: None,
-            },
-        );
+    /// Begins to follow a next hop. Until it is looked up it goes as another between the same ends does: new keys of a
+    /// link must not send its packets through the daemon, however short.
+    pub(crate) fn add(&mut self, index: NextHopIndex, path: UnderlayPath, mtu: u16) -> &Hop {
+        let same = self.hops.values().find(|hop| hop.path == path);
+        let hop = Hop {
+            path,
+            link: same.map_or(0, |hop| hop.link),
+            neighbour: same.map_or(path.remote.ip(), |hop| hop.neighbour),
+            mtu,
+            egress: same.and_then(|hop| hop.egress),
+            resolved: true,
+            arrives: true,
+            known: same.and_then(|hop| hop.known),
+        };
+        self.hops.entry(index).insert_entry(hop).into_mut()
     }
 
     /// Packets on it arrive from now on, or no more.
@@ -225,4 +224,40 @@ async fn restore(netlink: &Netlink, hop: &Hop, mac: Mac) -> bool {
         tracing::debug!(%error, "keeping a neighbour's address");
     }
     told.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(remote: &str) -> UnderlayPath {
+        UnderlayPath {
+            local: "10.0.0.1:7117".parse().expect("an address"),
+            remote: remote.parse().expect("an address"),
+        }
+    }
+
+    #[test]
+    fn new_keys_go_the_way_of_the_old_ones() {
+        let mut resolver = Resolver::default();
+        let (old, new, other) = (NextHopIndex(1), NextHopIndex(2), NextHopIndex(3));
+        assert_eq!(resolver.add(old, path("10.0.0.2:7117"), 1500).egress, None);
+        let egress = Egress {
+            ifindex: 4,
+            source_mac: [2; 6],
+            destination_mac: [6; 6],
+            mtu: 1400,
+        };
+        let gateway = "10.0.0.9".parse().expect("an address");
+        let hop = resolver.hops.get_mut(&old).expect("it was added");
+        (hop.link, hop.neighbour, hop.egress) = (4, gateway, Some(egress));
+        let hop = resolver.add(new, path("10.0.0.2:7117"), 1500);
+        assert_eq!(
+            (hop.link, hop.neighbour, hop.egress),
+            (4, gateway, Some(egress))
+        );
+        let hop = resolver.add(other, path("10.0.0.3:7117"), 1500);
+        assert_eq!((hop.link, hop.egress), (0, None));
+        assert_eq!(resolver.through(4, gateway).len(), 2);
+    }
 }
