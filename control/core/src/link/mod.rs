@@ -123,6 +123,8 @@ pub(crate) struct Links {
     guard: Guard,
     deadlines: Deadlines<Timer>,
     events: VecDeque<LinkEvent>,
+    /// Since when this node has done what was due in time: silence counts from then on.
+    awake_since: Micros,
     closing: bool,
 }
 
@@ -170,6 +172,7 @@ impl Links {
             ),
             deadlines: Deadlines::default(),
             events: VecDeque::new(),
+            awake_since: context.now,
             closing: false,
         }
     }

@@ -176,18 +176,18 @@ impl Links {
         let Some(link) = self.links.get_mut(&key) else {
             return;
         };
-        // Where this node itself stood still, reports may wait unread: nothing is concluded from such a round.
-        let late = now.since(link.next_hello) > Micros(timers.hello.0 / 2);
-        link.next_hello = now + wait;
-        if late {
+        // Where this node stood still, reports may wait unread, and whoever shares its machine has to catch up as well.
+        if now.since(link.next_hello) > Micros(timers.hello.0 / 2) {
             context.out.count("hello_late");
-            return;
+            self.awake_since = now;
         }
+        link.next_hello = now + wait;
         let patience = Micros(timers.hello.0 * HELLO_TENTHS / 10);
-        let unreported = link.reported.is_none_or(|(_, at)| now.since(at) > patience);
+        let silence = |since: Micros| now.since(since.max(self.awake_since));
+        let unreported = link.reported.is_none_or(|(_, at)| silence(at) > patience);
         let echoed = link.last_echo.is_some_and(|at| now.since(at) <= patience);
-        let control_silent = now.since(link.last_control) > patience;
-        let deaf = link.in_up && now.since(link.last_arrival) > patience;
+        let control_silent = silence(link.last_control) > patience;
+        let deaf = link.in_up && silence(link.last_arrival) > patience;
         if echoed && link.unanswered == 0 && control_silent && !link.silent {
             link.silent = true;
             let node = link.peer;
@@ -196,7 +196,7 @@ impl Links {
                 .event(Event::ControlSilent { node, silent: true });
         }
         let lost_report = link.out_up == Some(Proof::Report) && unreported;
-        let silent_too_long = now.since(link.last_control) > timers.graceful_restart;
+        let silent_too_long = silence(link.last_control) > timers.graceful_restart;
         let dead_too_long = link
             .down_since
             .is_some_and(|since| now.since(since) > FORGET_LINK);
