@@ -246,8 +246,13 @@ impl Client {
                 Err(source) => break Error::Connection { path, source },
             }
         };
+        // Who is turned away is told why before the connection ends.
+        let told = match result {
+            Error::Closed => self.receive().and_then(|line| parse(&line)).ok(),
+            _ => None,
+        };
         self.connection = None;
-        Err(result)
+        Err(told.and_then(about_the_connection).unwrap_or(result))
     }
 
     /// The next line, without its newline.
@@ -343,11 +348,9 @@ impl<T> Stream<'_, T> {
         Some(match self.client.receive().and_then(|line| parse(&line)) {
             // A stream given up closes its connection, so no other request can be open on this one.
             Ok(answer) if answer.id != self.id => {
-                let detail = format!(
-                    "it answers request {}, request {} was asked",
-                    answer.id, self.id
-                );
-                Err(self.fail(Error::Malformed(detail)))
+                let (id, about) = (answer.id, about_the_connection(answer));
+                let detail = format!("it answers request {id}, request {} was asked", self.id);
+                Err(self.fail(about.unwrap_or(Error::Malformed(detail))))
             }
             Ok(Response {
                 result: Answer::Ok(value),
@@ -437,6 +440,18 @@ fn connect(path: &Path, timeout: Duration) -> Result<UnixStream, Error> {
             },
             _ => other(error),
         }),
+    }
+}
+
+/// What is wrong with the connection as a whole is told under the number of no request.
+fn about_the_connection(answer: Response) -> Option<Error> {
+    match answer {
+        Response {
+            id: 0,
+            result: Answer::Error(reason),
+            ..
+        } => Some(Error::Refused(reason)),
+        _ => None,
     }
 }
 

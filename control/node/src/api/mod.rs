@@ -6,7 +6,8 @@
 pub mod answer;
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Write as _},
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::UnixStream as StdStream,
@@ -91,11 +92,16 @@ pub async fn serve(listener: UnixListener, clients: usize, asks: mpsc::Sender<As
         match listener.accept().await {
             Ok((stream, _)) => {
                 let Ok(permit) = room.clone().try_acquire_owned() else {
-                    // Closing tells it; there is no request yet to answer.
                     tracing::warn!(
                         clients,
                         "an API client was turned away: too many are connected"
                     );
+                    let problem = format!(
+                        "weftd serves {clients} clients at once and no more ([limits] api_clients); end one, or try again"
+                    );
+                    if let Err(error) = turn_away(stream, problem) {
+                        tracing::debug!(%error, "telling an API client so");
+                    }
                     continue;
                 };
                 let asks = asks.clone();
@@ -111,6 +117,13 @@ pub async fn serve(listener: UnixListener, clients: usize, asks: mpsc::Sender<As
             }
         }
     }
+}
+
+/// There is no request yet to answer: it is told under number 0. What a fresh socket does not take at once is dropped.
+fn turn_away(stream: UnixStream, problem: String) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&error(0, problem))?;
+    line.push(b'\n');
+    stream.into_std()?.write_all(&line)
 }
 
 async fn client(stream: UnixStream, asks: mpsc::Sender<Ask>) {
@@ -413,7 +426,22 @@ mod tests {
 
         // The only place is taken: the next client is turned away.
         let mut other = BufReader::new(UnixStream::connect(&path).await.unwrap());
+        let answer = line(&mut other).await.unwrap();
+        assert!(
+            matches!(&answer, Response { id: 0, last: true, result: api::Result::Error(why) } if why.contains("1 clients")),
+            "{answer:?}"
+        );
         assert!(line(&mut other).await.is_none());
+        // The library makes the refusal of it, whether the connection ends before the request is written or after.
+        let refused = tokio::task::spawn_blocking(move || {
+            (0..20).all(|_| {
+                match weft_client::Client::connect(&path).and_then(|mut c| c.status()) {
+                    Err(weft_client::Error::Refused(why)) => why.contains("api_clients"),
+                    other => panic!("{other:?}"),
+                }
+            })
+        });
+        assert!(refused.await.unwrap());
     }
 
     #[tokio::test]

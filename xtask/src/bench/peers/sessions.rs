@@ -78,20 +78,10 @@ pub(super) fn measure(programs: &Programs) -> Result<Sample> {
     })?;
     let pid = gateway.pid().context("weftd does not run")?;
     let learned = cpu::resident_mb(pid).context("weftd is gone")?;
-    let targets = gateway
-        .api()?
-        .nodes()?
-        .into_iter()
-        .map(|n| n.node_id)
-        .filter(|id| {
-            Some(id)
-                != gateway
-                    .api()
-                    .and_then(|mut a| Ok(a.status()?.node_id))
-                    .ok()
-                    .as_ref()
-        })
-        .collect::<Vec<_>>();
+    let mut api = gateway.api()?;
+    let own = api.status()?.node_id;
+    let nodes = api.nodes()?.into_iter().map(|n| n.node_id);
+    let targets = nodes.filter(|id| *id != own).collect::<Vec<_>>();
     std::thread::scope(|scope| {
         let hands = targets
             .chunks(targets.len().div_ceil(HANDS).max(1))
