@@ -102,6 +102,8 @@ counters! {
     TooOld = "session_too_old",
     /// Dropped on arrival: congestion was marked on a packet whose ends do not know ECN (RFC 6040).
     EcnDropped = "ecn_dropped",
+    /// Dropped on arrival: so much stood in the receive queue that senders had to be told before more is lost.
+    ReceiveLate = "receive_queue_late",
     /// ICMP messages written to the TUN interface.
     IcmpSent = "icmp_sent",
     /// ICMP messages not sent because of their rate limit.

@@ -9,6 +9,7 @@ use weft_core::io::{ForwardMode, UnderlayPath};
 
 use super::{
     counters::Counter,
+    crowd::Relief,
     icmp::Limiter,
     packet::{Inner, combine_ecn, mark_congestion},
     session::{Arrival, CLASS_BIT, EPOCH_SHIFT, OpenError, Session, Table},
@@ -134,8 +135,8 @@ pub(super) fn receive(
     }
 }
 
-/// Decrypts what LSPs delivered, all that came at once, and passes it on in bundles, marked as congested where the receive
-/// queue is `crowded`.
+/// Decrypts what LSPs delivered, all that came at once, and passes it on in bundles, as thinned and marked as the state of
+/// the receive queue asks for.
 pub(super) fn deliver(
     shared: &Shared,
     table: &Table,
@@ -143,7 +144,7 @@ pub(super) fn deliver(
     coalescer: &mut Coalescer,
     arrivals: &mut [Arrival],
     memory: &mut [u8],
-    crowded: bool,
+    relief: Relief,
 ) {
     let same = |a: &Arrival, b: &Arrival| {
         a.label == b.label && a.counter >> EPOCH_SHIFT == b.counter >> EPOCH_SHIFT
@@ -151,9 +152,10 @@ pub(super) fn deliver(
     for run in arrivals.chunk_by_mut(same) {
         open(shared, table, run, memory);
     }
-    if crowded {
-        let marked = mark_all(arrivals, memory);
+    if relief.mark {
+        let (marked, dropped) = relieve(arrivals, memory, relief.drop);
         shared.counters.add(Counter::EcnMarked, marked);
+        shared.counters.add(Counter::ReceiveLate, dropped);
     }
     let mut sink = TunSink {
         shared,
@@ -176,14 +178,28 @@ pub(super) fn deliver(
     shared.counters.add(Counter::TunTx, sink.packets);
 }
 
-/// More wait than is good: senders that know ECN are asked to slow down before packets are lost. How many were marked.
-fn mark_all(arrivals: &[Arrival], memory: &mut [u8]) -> u64 {
-    let mut marked = 0;
-    for arrival in arrivals.iter().filter(|arrival| arrival.len > 0) {
+/// More wait than is good: senders that know ECN are asked to slow down, and of the others, where one is to be dropped, the
+/// longest packet, which is one of bulk. How many were marked, and dropped.
+fn relieve(arrivals: &mut [Arrival], memory: &mut [u8], drop: bool) -> (u64, u64) {
+    let (mut marked, mut longest) = (0, None);
+    for arrival in arrivals.iter_mut().filter(|arrival| arrival.len > 0) {
         let packet = memory.get_mut(arrival.start..arrival.start + arrival.len);
-        marked += u64::from(packet.is_some_and(mark_congestion));
+        if packet.is_some_and(mark_congestion) {
+            marked += 1;
+        } else if longest
+            .as_ref()
+            .is_none_or(|longest: &&mut Arrival| longest.len < arrival.len)
+        {
+            longest = Some(arrival);
+        }
     }
-    marked
+    match longest.filter(|_| drop) {
+        Some(longest) => {
+            longest.len = 0;
+            (marked, 1)
+        }
+        None => (marked, 0),
+    }
 }
 
 /// Decrypts arrivals on one label under one epoch. Afterwards the length of each is that of the packet for the TUN
@@ -319,30 +335,56 @@ impl Sink for TunSink<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn only_packets_whose_ends_know_ecn_are_marked() {
-        let (not, ect1, ect0, ce) = (0x60_00, 0x60_10, 0x60_20, 0x60_30);
-        let mut memory = vec![];
-        let mut arrivals = vec![];
-        for class in [not, ect0, ce, ect1, ect0] {
-            let start = memory.len();
-            memory.extend_from_slice(&u16::to_be_bytes(class));
-            memory.resize(start + 40, 0);
+    /// Packets of these traffic classes and lengths, in one memory.
+    fn packets(of: &[(u16, usize)]) -> (Vec<Arrival>, Vec<u8>) {
+        let (mut arrivals, mut memory) = (vec![], vec![]);
+        for &(class, len) in of {
             arrivals.push(Arrival {
                 counter: 0,
-                start,
-                len: 40,
+                start: memory.len(),
+                len,
                 label: 16,
                 tos: 0,
                 outcome: Ok(()),
             });
+            memory.extend_from_slice(&u16::to_be_bytes(class));
+            memory.resize(memory.len() + 38, 0);
+            memory.resize(memory.len().next_multiple_of(2000), 0);
         }
-        // Nothing for the TUN interface.
-        arrivals[4].len = 0;
-        assert_eq!(mark_all(&arrivals, &mut memory), 3);
+        (arrivals, memory)
+    }
+
+    const NOT: u16 = 0x60_00;
+    const ECT1: u16 = 0x60_10;
+    const ECT0: u16 = 0x60_20;
+    const CE: u16 = 0x60_30;
+
+    #[test]
+    fn only_packets_whose_ends_know_ecn_are_marked() {
+        let (mut arrivals, mut memory) = packets(&[
+            (NOT, 40),
+            (ECT0, 40),
+            (CE, 40),
+            (ECT1, 40),
+            // Nothing for the TUN interface.
+            (ECT0, 0),
+        ]);
+        assert_eq!(relieve(&mut arrivals, &mut memory, false), (3, 0));
         let classes = memory
-            .chunks(40)
+            .chunks(2000)
             .map(|packet| u16::from_be_bytes([packet[0], packet[1]]));
-        assert_eq!(classes.collect::<Vec<_>>(), [not, ce, ce, ce, ect0]);
+        assert_eq!(classes.collect::<Vec<_>>(), [NOT, CE, CE, CE, ECT0]);
+        assert_eq!(arrivals.iter().filter(|a| a.len > 0).count(), 4);
+    }
+
+    #[test]
+    fn one_packet_of_bulk_is_dropped_and_none_that_was_marked() {
+        let (mut arrivals, mut memory) =
+            packets(&[(NOT, 60), (ECT0, 1400), (NOT, 1300), (NOT, 1299)]);
+        assert_eq!(relieve(&mut arrivals, &mut memory, true), (1, 1));
+        let lengths = arrivals.iter().map(|a| a.len);
+        assert_eq!(lengths.collect::<Vec<_>>(), [60, 1400, 0, 1299]);
+        let (mut arrivals, mut memory) = packets(&[(ECT0, 1400), (ECT1, 60)]);
+        assert_eq!(relieve(&mut arrivals, &mut memory, true), (2, 0));
     }
 }

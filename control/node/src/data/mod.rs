@@ -4,6 +4,7 @@
 //! up through a bounded queue.
 
 pub mod counters;
+mod crowd;
 pub mod crypto;
 pub mod icmp;
 mod inbound;

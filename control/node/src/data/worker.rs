@@ -12,6 +12,7 @@ use weft_core::io::{ForwardMode, UnderlayPath};
 
 use super::{
     counters::Counter,
+    crowd::{Crowd, Relief},
     icmp::{self, Limiter, Problem},
     inbound::{From, deliver, receive},
     outbound::{Outlet, Refused, send},
@@ -52,6 +53,7 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 struct Direct {
     socket: Box<Xsk>,
+    crowd: Crowd,
     closed: bool,
 }
 
@@ -226,6 +228,7 @@ impl Worker {
             changed = true;
             match order {
                 Order::Take(socket) => self.direct.push(Direct {
+                    crowd: Crowd::default(),
                     socket,
                     closed: false,
                 }),
@@ -506,14 +509,14 @@ impl Worker {
             &mut self.coalescer,
             &mut self.arrivals,
             memory,
-            false,
+            Relief::NONE,
         );
         self.flush();
     }
 
     /// Takes what an AF_XDP socket has: packets that the XDP program verified and that end here.
     fn take_direct(&mut self, index: usize) {
-        let Some(Direct { socket, .. }) = self.direct.get_mut(index) else {
+        let Some(Direct { socket, crowd, .. }) = self.direct.get_mut(index) else {
             return;
         };
         self.more |= socket.receive(&mut self.frames);
@@ -553,7 +556,7 @@ impl Worker {
                 .add(Counter::XskOverflow, socket.newly_lost());
         }
         let table = shared.sessions.load();
-        let crowded = socket.crowded();
+        let relief = crowd.relief(socket.left(), Instant::now);
         deliver(
             &shared,
             &table,
@@ -561,7 +564,7 @@ impl Worker {
             &mut self.coalescer,
             &mut self.arrivals,
             socket.memory(),
-            crowded,
+            relief,
         );
         self.flush();
     }

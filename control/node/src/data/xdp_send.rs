@@ -26,8 +26,10 @@ use super::{udp::Sent, xsk::Mapping};
 pub const WORTH: usize = 24;
 /// Bytes of an IP packet that fits a frame.
 pub const MAX_MTU: u32 = (TX_FRAME_LEN - ETHERNET_LEN) as u32;
-/// Packets the kernel takes through the program before it hands them to the interface.
-const KERNEL_BATCH: u32 = 64;
+/// Packets the kernel takes through the program before it hands them to the interface. Fewer than the 64 of a NAPI poll: one
+/// that took as many has to be called again, and where the scheduler comes between it stays with `ksoftirqd` for
+/// milliseconds, in which the 256 places before it run over.
+const KERNEL_BATCH: u32 = 48;
 /// A call with nothing to send is slower where the program is attached nowhere.
 const SLOW: Duration = Duration::from_millis(2);
 /// Calls for what waits, where signals end them.

@@ -22,8 +22,6 @@ const HEADROOM: usize = 256;
 /// Frames, and entries of the rings: some milliseconds of traffic, and bounded. What comes while none is free is lost
 /// and counted by the kernel.
 const FRAMES: u32 = 2048;
-/// Packets waiting from which on senders are told to slow down: a quarter of what there is room for.
-const CROWDED: u32 = FRAMES / 4;
 /// Packets taken at once: what a sender's one call brings, two super-packets of 44 and what comes beside them.
 pub const BATCH: usize = 128;
 /// Entries of the completion ring, which must exist.
@@ -280,9 +278,9 @@ impl Xsk {
         self.left > 0
     }
 
-    /// Whether so many packets were left by the last [`Xsk::receive`] that senders should slow down before some are lost.
-    pub fn crowded(&self) -> bool {
-        self.left > CROWDED
+    /// Packets left by the last [`Xsk::receive`].
+    pub fn left(&self) -> u32 {
+        self.left
     }
 
     /// Packets lost since the last call, for no frame was free or the ring was full. A system call, once in some hundred

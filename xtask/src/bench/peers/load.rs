@@ -13,10 +13,20 @@ use serde_json::Value;
 use crate::lab::{netns::Netns, wait_for};
 
 const PORT: &str = "5201";
+/// Of the streams measured: Linux's default. Hosts have others set, and figures differ by it.
+const CONGESTION_CONTROL: &str = "cubic";
 /// How long the server may take until it listens.
 const LISTEN_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client may take beside the time it was told to send.
 const OVERTIME: Duration = Duration::from_secs(15);
+
+/// What congestion controls there are: of the streams, and of tunnels that are TCP connections themselves, which go by the
+/// host's default.
+pub(super) fn congestion_control() -> String {
+    let host = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control");
+    let host = host.as_deref().map_or("unknown", str::trim);
+    format!("{CONGESTION_CONTROL}; the host's default: {host}")
+}
 
 /// What is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +99,7 @@ pub(crate) fn run(
     match traffic {
         Traffic::Tcp { streams, back } => {
             ask.args(["--parallel", &streams.to_string()]);
+            ask.args(["--congestion", CONGESTION_CONTROL]);
             if back {
                 ask.arg("--reverse");
             }

@@ -47,6 +47,8 @@ pub(super) struct Run {
     pub(super) processors: usize,
     /// Their model.
     pub(super) model: String,
+    /// TCP's congestion control.
+    pub(super) congestion_control: String,
     /// Processes that wanted to run, on the average of the minute before: what else the machine did.
     pub(super) load_before: f64,
     /// Seconds it took.
@@ -218,6 +220,7 @@ impl Run {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             processors: std::thread::available_parallelism().map_or(0, Into::into),
             model: model.unwrap_or_default(),
+            congestion_control: super::load::congestion_control(),
             load_before: load
                 .split(' ')
                 .next()

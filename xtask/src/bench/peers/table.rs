@@ -53,7 +53,7 @@ fn lines(report: &Report, before: &BTreeMap<String, f64>) -> Vec<String> {
     table(
         &mut out,
         report,
-        "Bulk: TCP in Gbit/s of payload received; UDP in thousands of datagrams received per second, and the share lost",
+        "Bulk: TCP (CUBIC) in Gbit/s of payload received; UDP in thousands of datagrams received per second, and the share lost",
         &bulk,
     );
     let micros = |head: &str, figure: &str| Column {
