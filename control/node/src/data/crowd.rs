@@ -102,4 +102,72 @@ mod tests {
             Relief::NONE
         );
     }
+
+    /// A TCP stream against a receiver that takes 22 packets each tenth of a millisecond: what it lost by overflow, the
+    /// share of the time the receiver had work, and how many packets stood on the average, both after half a second.
+    fn stream(rtt: Duration, relieved: bool) -> (u64, f64, f64) {
+        const STEP: Duration = Duration::from_micros(100);
+        const STEPS: u32 = 30_000;
+        const SERVED: usize = 22;
+        const ROOM: usize = 2048;
+        let start = Instant::now();
+        let mut crowd = Crowd::default();
+        let (mut window, mut slow_start, mut recovered) = (10.0, true, start);
+        let (mut in_flight, mut queue, mut overflow) = (0, 0, 0);
+        // When it is known, how many are acknowledged, how many lost.
+        let mut news = std::collections::VecDeque::new();
+        let (mut work, mut stood) = (0, 0);
+        for step in 0..STEPS {
+            let now = start + STEP * step;
+            while let Some(&(at, acknowledged, lost)) = news.front()
+                && at <= now
+            {
+                news.pop_front();
+                in_flight -= acknowledged + lost;
+                window += acknowledged as f64 * if slow_start { 1.0 } else { 1.0 / window };
+                if lost > 0 && now >= recovered {
+                    // One cut for all that a round trip loses (CUBIC's, RFC 9438).
+                    window *= 0.7;
+                    slow_start = false;
+                    recovered = now + rtt + STEP * (queue / SERVED) as u32;
+                }
+            }
+            let sent = (window as usize).saturating_sub(in_flight);
+            in_flight += sent;
+            let taken = sent.min(ROOM - queue);
+            queue += taken;
+            overflow += (sent - taken) as u64;
+            let mut lost = sent - taken;
+            let served = queue.min(SERVED);
+            queue -= served;
+            let drop = relieved && crowd.relief(queue as u32, || now).drop;
+            lost += usize::from(drop);
+            news.push_back((now + rtt, served - usize::from(drop), lost));
+            if step >= STEPS / 6 {
+                work += served;
+                stood += queue;
+            }
+        }
+        let steps = f64::from(STEPS) * 5.0 / 6.0;
+        (
+            overflow,
+            work as f64 / (steps * SERVED as f64),
+            stood as f64 / steps,
+        )
+    }
+
+    #[test]
+    fn a_stream_neither_overflows_nor_starves_it() {
+        for rtt in [0.2, 0.5, 1.0, 2.0, 5.0] {
+            let (overflow, busy, stood) = stream(ms(rtt), true);
+            assert_eq!(overflow, 0, "round trip of {rtt} ms");
+            assert!(busy > 0.98, "round trip of {rtt} ms: {busy}");
+            assert!(stood < 700.0, "round trip of {rtt} ms: {stood} stood");
+            let (overflow, _, stood) = stream(ms(rtt), false);
+            assert!(
+                overflow > 0 && stood > 1000.0,
+                "{overflow}, {stood}: nothing to relieve"
+            );
+        }
+    }
 }

@@ -253,3 +253,149 @@ pub(crate) fn finish(
     head[20..28].copy_from_slice(&counter.to_be_bytes());
     tables.stamp(next_hop, lane, Kind::Labelled, datagram)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use arc_swap::ArcSwap;
+    use weft_abi::{Slot, TagKey};
+    use weft_client::config::Prefix;
+    use weft_core::io::{DataplaneOp, UnderlayPath};
+
+    use super::*;
+    use crate::{
+        data::{session::Store, udp::Address, xdp_send::WORTH},
+        dataplane::{Config, Dataplane, Egress},
+    };
+
+    /// Bulk on it may leave by XDP.
+    const FAST: NextHopIndex = NextHopIndex(1);
+    /// It may not.
+    const SLOW: NextHopIndex = NextHopIndex(2);
+    const LEN: usize = 1000;
+
+    fn shared() -> (Dataplane, Shared) {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let mut plane = Dataplane::open_user(&Config {
+            pin_dir: "/nonexistent".into(),
+            port: 7117,
+            network_key: TagKey([9; 16]),
+            max_slots: 4,
+            max_next_hops: 4,
+            max_groups: 4,
+            max_labels: 32,
+        })
+        .expect("memory can be had");
+        for (index, ifindex) in [(FAST, 7), (SLOW, 8)] {
+            let add = DataplaneOp::AddNextHop {
+                index,
+                path: UnderlayPath {
+                    local: address("127.0.0.1:7117"),
+                    remote: address("127.0.0.2:7117"),
+                },
+                slot: Slot(1),
+                key: TagKey([1; 16]),
+                mtu: 1500,
+                seq_from: NextHopIndex(0),
+            };
+            plane.apply(&add).expect("the tables take it");
+            let egress = Egress {
+                ifindex,
+                source_mac: [2; 6],
+                destination_mac: [6; 6],
+                mtu: 1500,
+            };
+            plane
+                .set_egress(index, Some(egress))
+                .expect("the next hop is there");
+        }
+        let mut store = Store::new(
+            "fd00:1:2::1".parse().expect("an address"),
+            "fd00:1:2::/48".parse::<Prefix>().expect("a prefix"),
+            &[],
+        );
+        let (up, _) = crossbeam::channel::bounded(1);
+        let shared = Shared {
+            tables: plane.shared(),
+            sessions: ArcSwap::from_pointee(
+                store.publish().expect("a new one was never published"),
+            ),
+            hops: ArcSwap::default(),
+            listening: ArcSwap::default(),
+            modes: ArcSwap::default(),
+            xdp_egress: ArcSwap::from_pointee([7].into()),
+            counters: Default::default(),
+            lanes: Default::default(),
+            port: 7117,
+            up,
+            notify: Default::default(),
+            stop: false.into(),
+        };
+        (plane, shared)
+    }
+
+    fn outlet() -> Outlet {
+        Outlet {
+            udp: TxBatch::default(),
+            xdp: Some(Box::new(xdp_send::tests::refused())),
+        }
+    }
+
+    fn lay(outlet: &mut Outlet, hop: &EncapsulationCell) {
+        let xdp = outlet.xdp.as_mut().expect("it is there");
+        assert!(xdp.commit(LEN, hop, 0));
+    }
+
+    #[test]
+    fn only_bulk_that_fits_leaves_by_xdp() {
+        let (_plane, shared) = shared();
+        let by_xdp = |hop, packets, longest| {
+            outlet()
+                .by_xdp(&shared, &[], hop, (packets, longest))
+                .is_some()
+        };
+        assert!(by_xdp(FAST, WORTH, LEN));
+        assert!(!by_xdp(FAST, WORTH - 1, LEN), "too few");
+        assert!(!by_xdp(SLOW, WORTH, LEN), "not on that interface");
+        let largest = 1500 - OVERHEAD - underlay_overhead(false);
+        assert!(by_xdp(FAST, WORTH, largest));
+        // The socket refuses it, which is counted.
+        assert!(!by_xdp(FAST, WORTH, largest + 1));
+    }
+
+    #[test]
+    fn packets_of_the_two_ways_do_not_overtake_each_other() {
+        let (_plane, shared) = shared();
+        let mut outlet = outlet();
+        let to = Address {
+            remote: ([127, 0, 0, 2], 7117).into(),
+            local: [127, 0, 0, 1].into(),
+            interface: 0,
+        };
+        outlet.udp.commit(LEN, to, 0);
+        // Few go the way of those that wait; bulk has those sent first.
+        assert!(outlet.by_xdp(&shared, &[], FAST, (1, LEN)).is_none());
+        assert!(!outlet.udp.is_empty());
+        let hop = outlet.by_xdp(&shared, &[], FAST, (WORTH, LEN));
+        assert!(outlet.udp.is_empty());
+        lay(&mut outlet, hop.expect("it is bulk"));
+        // And the other way round.
+        let few = outlet.by_xdp(&shared, &[], FAST, (1, LEN));
+        lay(&mut outlet, few.expect("others wait there"));
+        assert!(outlet.by_xdp(&shared, &[], SLOW, (WORTH, LEN)).is_none());
+        assert!(outlet.xdp.is_none_or(|xdp| xdp.is_empty()));
+    }
+
+    #[test]
+    fn where_the_kernel_refuses_the_sockets_take_over() {
+        let (_plane, shared) = shared();
+        let mut outlet = outlet();
+        let hop = outlet.by_xdp(&shared, &[], FAST, (WORTH, LEN));
+        lay(&mut outlet, hop.expect("it is bulk"));
+        outlet.flush(&shared, &[]);
+        assert!(outlet.xdp.is_none());
+        assert_eq!(shared.counters.get(Counter::UdpRefused), 1);
+        assert!(outlet.by_xdp(&shared, &[], FAST, (WORTH, LEN)).is_none());
+    }
+}

@@ -277,3 +277,42 @@ fn headers(encapsulation: &EncapsulationCell) -> usize {
         UNDERLAY_V4
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A sender whose every call the kernel refuses: what it calls is no program.
+    pub(in crate::data) fn refused() -> XdpSender {
+        let memory = |len| Mapping::new(len, -1, 0).expect("memory can be had");
+        XdpSender {
+            program: std::fs::File::open("/dev/null")
+                .expect("every system has it")
+                .into(),
+            frames: memory(TX_FRAMES as usize * size_of::<TxFrame>()),
+            states: memory(TX_THREADS as usize * size_of::<TxState>()),
+            thread: 0,
+            used: 0,
+            failure: None,
+        }
+    }
+
+    #[test]
+    fn a_refused_call_is_told_and_what_it_lost_is_counted() {
+        let mut sender = refused();
+        assert_eq!(sender.flush(), Sent::default(), "there is nothing to send");
+        assert!(sender.failure().is_none());
+        for len in [28, 1400] {
+            let frame = sender.next().expect("there is room");
+            frame.len.store(len);
+            sender.used += 1;
+        }
+        let lost = Sent {
+            refused: 2,
+            ..Sent::default()
+        };
+        assert_eq!(sender.flush(), lost);
+        assert!(sender.failure().is_some() && sender.is_empty());
+        assert!(sender.probe().is_err());
+    }
+}

@@ -30,8 +30,8 @@ const CROWD_LIMIT: Duration = Duration::from_secs(900);
 const LEARN_LIMIT: Duration = Duration::from_secs(60);
 /// Pings at the same time.
 const HANDS: usize = 4;
-/// Between two of them to the same node, milliseconds.
-const PING_INTERVAL_MS: u32 = 500;
+/// Between two of them to the same node.
+const PING_INTERVAL: Duration = Duration::from_millis(500);
 /// Pings to a node until it counts as unreachable.
 const PINGS: u32 = 6;
 const TOPOLOGY: &str = "[nodes.gateway]\n[nodes.crowd]\ndaemon = false\n[[link]]\nbetween = [\"gateway\", \"crowd\"]\ndial = \"first\"\n";
@@ -113,17 +113,24 @@ pub(super) fn measure(programs: &Programs) -> Result<Sample> {
 }
 
 fn ping_all(gateway: &crate::lab::node::Node, targets: &[String]) -> Result<()> {
+    let mut api = gateway.api()?;
     for target in targets {
-        let mut api = gateway.api()?;
         let mut last = None;
         let mut answered = false;
-        for pong in api.ping(target, PINGS, PING_INTERVAL_MS, 0)? {
-            let pong = pong?;
-            answered = pong.rtt_ms.is_some();
+        // One at a time, on one connection: a stream of answers that is given up ends its connection, of which the daemon
+        // has so many and no more.
+        for attempt in 0..PINGS {
+            if attempt > 0 {
+                std::thread::sleep(PING_INTERVAL);
+            }
+            for pong in api.ping(target, 1, 1, 0)? {
+                let pong = pong?;
+                answered = pong.rtt_ms.is_some();
+                last = pong.error;
+            }
             if answered {
                 break;
             }
-            last = pong.error;
         }
         ensure!(
             answered,
