@@ -68,7 +68,8 @@ impl Resolver {
     /// Begins to follow a next hop. Until it is looked up it goes as another between the same ends does: new keys of a
     /// link must not send its packets through the daemon, however short.
     pub(crate) fn add(&mut self, index: NextHopIndex, path: UnderlayPath, mtu: u16) -> &Hop {
-        let same = self.hops.values().find(|hop| hop.path == path);
+        let between = self.hops.values().filter(|hop| hop.path == path);
+        let same = between.max_by_key(|hop| hop.egress.is_some());
         let hop = Hop {
             path,
             link: same.map_or(0, |hop| hop.link),
@@ -251,6 +252,14 @@ mod tests {
         let gateway = "10.0.0.9".parse().expect("an address");
         let hop = resolver.hops.get_mut(&old).expect("it was added");
         (hop.link, hop.neighbour, hop.egress) = (4, gateway, Some(egress));
+        // Also where another between the same ends is not resolved yet.
+        resolver.hops.insert(
+            NextHopIndex(9),
+            Hop {
+                egress: None,
+                ..resolver.hops[&old].clone()
+            },
+        );
         let hop = resolver.add(new, path("10.0.0.2:7117"), 1500);
         assert_eq!(
             (hop.link, hop.neighbour, hop.egress),
@@ -258,6 +267,6 @@ mod tests {
         );
         let hop = resolver.add(other, path("10.0.0.3:7117"), 1500);
         assert_eq!((hop.link, hop.egress), (0, None));
-        assert_eq!(resolver.through(4, gateway).len(), 2);
+        assert_eq!(resolver.through(4, gateway).len(), 3);
     }
 }
