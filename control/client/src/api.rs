@@ -91,7 +91,7 @@ pub enum Call {
 /// One line from server to client.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Response {
-    /// The request's.
+    /// The request's; 0 where the answer is about the connection, or to a line in which no number could be read.
     pub id: u64,
     /// Whether this is the last answer to it.
     pub last: bool,
